@@ -1,0 +1,3 @@
+//! The switch process and its command line: netvm.
+
+fn main() {}

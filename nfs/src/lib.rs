@@ -1,0 +1,1 @@
+//! Network functions that run unchanged in a VM or as a host process.

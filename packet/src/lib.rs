@@ -1,0 +1,1 @@
+//! Packet header views and checksums that the switch and the network functions share.

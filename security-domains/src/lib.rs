@@ -1,0 +1,1 @@
+//! The configuration language: ports, domains, VMs, services, chains; findings instead of failures.

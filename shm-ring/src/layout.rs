@@ -1,0 +1,303 @@
+//! Where everything lies in a control area and in a region; layout version 1.
+//!
+//! A **control area** belongs to one VM (or process) and nobody else maps it:
+//!
+//! ```text
+//! 0                      ControlHeader                     ┐
+//! endpoint_table_offset  EndpointEntry × endpoint_count    │ host section: the host writes it and never
+//! ring_table_offset      RingEntry × ring_count            │ reads it back; a guest that writes here
+//! target_table_offset    TargetEntry × target_count        │ harms itself only
+//! ...                    CounterLine, descriptors          ┘ (host_to_guest: produced; guest_to_host: consumed)
+//! guest_section_offset   GuestWords × endpoint_count       ┐ guest section: the guest writes it
+//! ...                    CounterLine, descriptors          ┘ (host_to_guest: consumed; guest_to_host: produced)
+//! ```
+//!
+//! Both sections start on a 4 KiB page, so no page has two writers. Which rings there are is a table, not a
+//! fixed pair; a reader follows the offsets of the table and assumes no order.
+//!
+//! A **region** is the packet memory of one domain: a [`RegionHeader`] in its first page, which the host
+//! writes and never reads, then buffers `buffers_offset + index × buffer_stride_bytes`. The region holds
+//! nothing else; the host trusts no byte of it.
+//!
+//! All integers are little-endian. Fields named `reserved` are zero. The C header `include/netvm.h` says the
+//! same for C guests; a test holds the two against each other.
+
+use crate::desc::RawDesc;
+use crate::sync::{AtomicU32, AtomicU64};
+
+/// First eight bytes of a control area: "NETVMCTL".
+pub const CONTROL_MAGIC: u64 = u64::from_le_bytes(*b"NETVMCTL");
+/// First eight bytes of a region: "NETVMRGN".
+pub const REGION_MAGIC: u64 = u64::from_le_bytes(*b"NETVMRGN");
+/// Major layout version; another one is refused, naming both.
+pub const VERSION_MAJOR: u16 = 1;
+/// Minor layout version; a newer one only adds what old code may ignore.
+pub const VERSION_MINOR: u16 = 0;
+/// Pages of different writers never share one of these.
+pub const PAGE_BYTES: usize = 4096;
+/// Each counter has this many bytes to itself: two cache lines, because the adjacent-line prefetcher pairs them.
+pub const COUNTER_LINE_BYTES: usize = 128;
+/// Bytes of one descriptor in a ring.
+pub const DESC_BYTES: usize = size_of::<RawDesc>();
+/// Fewest slots of a ring.
+pub const RING_SLOTS_MIN: u32 = 8;
+/// Most slots of a ring.
+pub const RING_SLOTS_MAX: u32 = 32_768;
+/// Bytes in front of the data of a received packet.
+pub const HEADROOM_BYTES: u16 = 128;
+/// Default distance between buffers: 37 cache lines. An odd number spreads headers over the cache sets.
+pub const STRIDE_BYTES_DEFAULT: u32 = 2368;
+/// Bytes of a name in the tables, zero-padded UTF-8.
+pub const NAME_BYTES: usize = 28;
+
+/// Feature bits of the handshake. None is defined in version 1; bit 0 is reserved for offload metadata.
+pub const FEATURES_KNOWN: u64 = 0;
+
+/// Head of a control area, 128 bytes, written by the host before anybody else maps it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct ControlHeader {
+    /// [`CONTROL_MAGIC`].
+    pub magic: u64,
+    /// [`VERSION_MAJOR`] of the host.
+    pub version_major: u16,
+    /// [`VERSION_MINOR`] of the host.
+    pub version_minor: u16,
+    /// Size of this struct.
+    pub header_bytes: u32,
+    /// Bytes of the control area in use; the mapping may be longer (a PCI BAR is a power of two).
+    pub control_bytes: u64,
+    /// Feature bits that the host offers.
+    pub features_offered: u64,
+    /// Where the guest section starts; a multiple of [`PAGE_BYTES`].
+    pub guest_section_offset: u64,
+    /// Bytes of the domain's region.
+    pub region_bytes: u64,
+    /// The cookie that the right region shows in its [`RegionHeader`].
+    pub region_cookie: u64,
+    /// Where buffer 0 starts in the region.
+    pub buffers_offset: u64,
+    /// Distance between buffers, an odd number of cache lines.
+    pub buffer_stride_bytes: u32,
+    /// Number of buffers in the region.
+    pub buffer_count: u32,
+    /// Headroom of a received packet.
+    pub headroom_bytes: u16,
+    /// 0: the region is read-write (trusted). 1: read-only (observer).
+    pub access: u16,
+    /// Where the table of [`EndpointEntry`] starts.
+    pub endpoint_table_offset: u32,
+    /// Where the table of [`RingEntry`] starts.
+    pub ring_table_offset: u32,
+    /// Where the table of [`TargetEntry`] starts.
+    pub target_table_offset: u32,
+    /// Entries of the endpoint table.
+    pub endpoint_count: u16,
+    /// Size of an [`EndpointEntry`].
+    pub endpoint_entry_bytes: u16,
+    /// Entries of the ring table.
+    pub ring_count: u16,
+    /// Size of a [`RingEntry`].
+    pub ring_entry_bytes: u16,
+    /// Entries of the target table.
+    pub target_count: u16,
+    /// Size of a [`TargetEntry`].
+    pub target_entry_bytes: u16,
+    /// Size of a [`GuestWords`].
+    pub guest_words_bytes: u32,
+    /// Zero.
+    pub reserved: [u8; 24],
+}
+
+/// One endpoint of the control area, 128 bytes, written by the host.
+#[derive(Debug)]
+#[repr(C)]
+pub struct EndpointEntry {
+    /// The switch's number for this endpoint.
+    pub endpoint_id: u16,
+    /// The service it is an instance of.
+    pub service_id: u16,
+    /// First entry of its rings in the ring table; they follow each other.
+    pub first_ring: u16,
+    /// How many rings it has.
+    pub ring_count: u16,
+    /// Most buffers it may hold at once.
+    pub quota_buffers: u32,
+    /// Empty buffers it may be lent at once, to make packets of its own.
+    pub credit_buffers: u32,
+    /// Where its [`GuestWords`] start in the control area.
+    pub guest_words_offset: u64,
+    /// Zero-padded name of the service.
+    pub service_name: [u8; NAME_BYTES],
+    /// Zero.
+    pub reserved0: u32,
+    /// Epoch that the host has published for the current attach; 0 = none. Host-written at run time.
+    pub epoch: AtomicU32,
+    /// The host's view, a code of [`crate::attach::HostPhase`]. Host-written at run time.
+    pub phase: AtomicU32,
+    /// The nonce that `epoch` answers. Host-written at run time, before `epoch`.
+    pub answered_nonce: AtomicU64,
+    /// Why an attach was refused, a code of [`crate::attach::Refusal`]; 0 = it was not.
+    pub refusal: AtomicU32,
+    /// Zero.
+    pub reserved1: [u8; 44],
+}
+
+/// Which way descriptors flow, and so who writes which half of a ring.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Direction {
+    /// The host produces.
+    HostToGuest = 1,
+    /// The guest produces.
+    GuestToHost = 2,
+}
+
+/// One ring of the table, 64 bytes, written by the host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct RingEntry {
+    /// A [`Direction`] code.
+    pub direction: u8,
+    /// Traffic class; 0 in version 1.
+    pub class: u8,
+    /// Index into the endpoint table of this control area.
+    pub endpoint: u16,
+    /// The lcore at the other end. Rings of the same endpoint and lcore form a queue pair.
+    pub lcore: u16,
+    /// Zero.
+    pub reserved0: u16,
+    /// Slots: a power of two within [`RING_SLOTS_MIN`]..=[`RING_SLOTS_MAX`].
+    pub slots: u32,
+    /// Reserved: the doorbell of the consumer; `u32::MAX` = none.
+    pub doorbell_id: u32,
+    /// Where the producer's [`CounterLine`] lies, in the producer's section.
+    pub produced_offset: u64,
+    /// Where the consumer's [`CounterLine`] lies, in the consumer's section.
+    pub consumed_offset: u64,
+    /// Where the descriptors start, in the producer's section; 64-byte aligned.
+    pub descriptors_offset: u64,
+    /// Reserved: where the offload metadata (32 bytes a slot) starts; 0 = none.
+    pub metadata_offset: u64,
+    /// Zero.
+    pub reserved1: [u8; 16],
+}
+
+/// A service or port that the endpoints of this control area may name in a verdict, 32 bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct TargetEntry {
+    /// 1 = service, 2 = port.
+    pub kind: u8,
+    /// Zero.
+    pub reserved: u8,
+    /// The id to put into a descriptor's `aux`. For ports also what the mark of a packet shows.
+    pub id: u16,
+    /// Zero-padded name.
+    pub name: [u8; NAME_BYTES],
+}
+
+/// What the guest says of one endpoint, 512 bytes, written by the guest at run time.
+#[derive(Debug)]
+#[repr(C)]
+pub struct GuestWords {
+    /// A fresh non-zero number asks for an attach. Written after the version and feature words.
+    pub attach_nonce: AtomicU64,
+    /// Layout version of the guest: major in the high 16 bits, minor in the low.
+    pub version: AtomicU32,
+    /// The epoch that the guest has taken up; equal to the published one, it ends the handshake.
+    pub confirmed_epoch: AtomicU32,
+    /// Feature bits that the guest accepts; a subset of those offered.
+    pub features_accepted: AtomicU64,
+    /// Epoch that the NF itself has ended; it touches no buffer of that epoch any more.
+    pub detached_epoch: AtomicU32,
+    /// Epoch whose NF process has died, said by netlib's supervisor after it reaped that process.
+    pub reaped_epoch: AtomicU32,
+    /// Counts up while the NF polls. A standstill stops the feeding; it proves nothing.
+    pub heartbeat: AtomicU64,
+    /// Zero.
+    pub reserved0: [u8; 24],
+    /// Counters of the NF, for display only. See [`GuestCounter`].
+    pub counters: [AtomicU64; 16],
+    /// Zero.
+    pub reserved1: [u8; 320],
+}
+
+/// What each word of [`GuestWords::counters`] counts. The host shows them and believes none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(usize)]
+pub enum GuestCounter {
+    /// Packets taken.
+    Received = 0,
+    /// Packets given back with a verdict other than drop.
+    Sent = 1,
+    /// Packets given back with the verdict drop.
+    Dropped = 2,
+    /// Packets made from empty buffers.
+    Made = 3,
+    /// Times the poller found nothing.
+    EmptyPolls = 4,
+    /// First of eight counters that belong to the app.
+    App = 8,
+}
+
+/// One counter of a ring and the wish of the side that owns it, alone on 128 bytes.
+///
+/// Both counters of a ring run freely and wrap at 2³²; neither is masked in place.
+///
+/// Invariant: `produced - consumed <= slots` (wrapping). Each side keeps its own counter; neither is
+/// trusted to, so whoever reads the other's checks the distance.
+#[derive(Debug)]
+#[repr(C, align(128))]
+pub struct CounterLine {
+    /// `produced` or `consumed`.
+    pub value: AtomicU32,
+    /// Reserved for doorbells, in the consumer's line: 1 = wake me when you publish.
+    pub want_wakeup: AtomicU32,
+    /// Zero.
+    pub reserved: [u8; 120],
+}
+
+/// One slot of a ring: a descriptor as two atomic words, each read once.
+#[derive(Debug)]
+#[repr(C, align(16))]
+pub struct Slot {
+    /// See [`RawDesc::word0`].
+    pub word0: AtomicU64,
+    /// See [`RawDesc::word1`].
+    pub word1: AtomicU64,
+}
+
+/// First bytes of a region, written by the host and never read by it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct RegionHeader {
+    /// [`REGION_MAGIC`].
+    pub magic: u64,
+    /// [`VERSION_MAJOR`] of the host.
+    pub version_major: u16,
+    /// [`VERSION_MINOR`] of the host.
+    pub version_minor: u16,
+    /// Zero.
+    pub reserved0: u32,
+    /// Ties region and control area together: see [`ControlHeader::region_cookie`].
+    pub cookie: u64,
+    /// Bytes of the region.
+    pub region_bytes: u64,
+    /// Zero.
+    pub reserved1: [u8; 32],
+}
+
+// With loom's atomics these structs have other sizes; they are shared with nobody then.
+#[cfg(not(loom))]
+const _: () = {
+    assert!(size_of::<ControlHeader>() == 128);
+    assert!(size_of::<EndpointEntry>() == 128);
+    assert!(size_of::<RingEntry>() == 64);
+    assert!(size_of::<TargetEntry>() == 32);
+    assert!(size_of::<GuestWords>() == 512);
+    assert!(size_of::<CounterLine>() == COUNTER_LINE_BYTES);
+    assert!(size_of::<Slot>() == DESC_BYTES);
+    assert!(size_of::<RegionHeader>() == 64);
+    assert!(core::mem::offset_of!(EndpointEntry, answered_nonce) % 8 == 0);
+};

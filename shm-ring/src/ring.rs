@@ -1,0 +1,237 @@
+//! The single-producer single-consumer descriptor ring.
+//!
+//! One side owns `produced` and the descriptors, the other owns `consumed`. Each side keeps its own counter
+//! in private memory, which is the truth; the shared word only tells the peer. What the peer writes is read
+//! once and checked: a distance beyond the ring is a [`PeerCounterError`], and the caller detaches the peer.
+
+use core::marker::PhantomData;
+use core::ptr::NonNull;
+
+use crate::desc::RawDesc;
+use crate::layout::{CounterLine, RING_SLOTS_MAX, RING_SLOTS_MIN, Slot};
+use crate::sync::{AtomicU32, Ordering};
+
+/// The peer's counter claims more than the ring holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PeerCounterError {
+    /// Distance that the peer's counter implies.
+    pub claimed: u32,
+    /// What the ring holds at most.
+    pub slot_count: u32,
+}
+
+impl core::fmt::Display for PeerCounterError {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        let Self { claimed, slot_count } = self;
+        write!(f, "peer claims {claimed} descriptors pending in a ring of {slot_count} slots")
+    }
+}
+
+impl core::error::Error for PeerCounterError {}
+
+/// The shared parts of one ring.
+#[derive(Clone, Copy, Debug)]
+pub struct RingMemory<'area> {
+    produced: &'area CounterLine,
+    consumed: &'area CounterLine,
+    slots: &'area [Slot],
+    /// Nothing here may leave the area's lifetime.
+    area: PhantomData<&'area ()>,
+}
+
+impl<'area> RingMemory<'area> {
+    /// Joins the parts of a ring.
+    ///
+    /// # Panics
+    /// If the number of slots is no power of two within the layout's bounds. Check a number that a peer
+    /// gave before it comes here.
+    #[must_use]
+    pub fn new(produced: &'area CounterLine, consumed: &'area CounterLine, slots: &'area [Slot]) -> Self {
+        let fits = u32::try_from(slots.len())
+            .is_ok_and(|n| n.is_power_of_two() && (RING_SLOTS_MIN..=RING_SLOTS_MAX).contains(&n));
+        assert!(fits, "a ring of {} slots", slots.len());
+        Self { produced, consumed, slots, area: PhantomData }
+    }
+
+    /// Lays a ring over shared memory.
+    ///
+    /// # Safety
+    /// - `produced` and `consumed` are aligned to 128 bytes, `descriptors` to 16, each inside one mapping
+    ///   that stays in place for `'area`; `descriptors` has room for `slot_count` slots.
+    /// - Everyone on this machine who writes these bytes does so atomically.
+    #[must_use]
+    pub unsafe fn from_raw(
+        produced: NonNull<CounterLine>,
+        consumed: NonNull<CounterLine>,
+        descriptors: NonNull<Slot>,
+        slot_count: u32,
+    ) -> Self {
+        // SAFETY: the caller promises alignment, bounds and lifetime. `CounterLine` is read only through its
+        // atomics, so a peer that writes its own mapping breaks no aliasing rule of ours.
+        let produced = unsafe { produced.as_ref() };
+        // SAFETY: as above.
+        let consumed = unsafe { consumed.as_ref() };
+        // SAFETY: as above, for `slot_count` slots; `Slot` is nothing but atomics.
+        let slots = unsafe { core::slice::from_raw_parts(descriptors.as_ptr(), slot_count as usize) };
+        Self::new(produced, consumed, slots)
+    }
+
+    #[allow(clippy::cast_possible_truncation, reason = "`new` bounds the length by RING_SLOTS_MAX")]
+    fn slot_count(&self) -> u32 {
+        self.slots.len() as u32
+    }
+
+    fn slot(&self, position: u32) -> &'area Slot {
+        // The length is a power of two, so the mask keeps every position inside.
+        &self.slots[position as usize & (self.slots.len() - 1)]
+    }
+}
+
+/// The side that puts descriptors in.
+#[derive(Debug)]
+pub struct Producer<'area> {
+    ring: RingMemory<'area>,
+    /// Descriptors staged so far; the truth about `produced` once published.
+    staged: u32,
+    /// The last checked value of the consumer's counter.
+    consumed_seen: u32,
+    /// A private word that says what has been published, for a process that takes over after a crash.
+    journal: Option<&'area AtomicU32>,
+}
+
+impl<'area> Producer<'area> {
+    /// Takes up the producing side of a ring whose counters both stand at zero.
+    ///
+    /// `journal`, if given, is written before each publication: see [`Producer::publish`].
+    #[must_use]
+    pub fn new(ring: RingMemory<'area>, journal: Option<&'area AtomicU32>) -> Self {
+        Self { ring, staged: 0, consumed_seen: 0, journal }
+    }
+
+    /// How many descriptors can be staged now. Reads the peer's counter when the cached room is less than `wanted`.
+    ///
+    /// # Errors
+    /// If the peer's counter is outside `produced - slots ..= produced`.
+    #[inline]
+    pub fn room(&mut self, wanted: u32) -> Result<u32, PeerCounterError> {
+        let slot_count = self.ring.slot_count();
+        let cached = slot_count - self.staged.wrapping_sub(self.consumed_seen);
+        if cached >= wanted {
+            return Ok(cached);
+        }
+        // Acquire: the peer has finished reading the slots it counts as consumed before we overwrite them.
+        // Pairs with the Release in `Consumer::release`.
+        let consumed = self.ring.consumed.value.load(Ordering::Acquire);
+        let claimed = self.staged.wrapping_sub(consumed);
+        if claimed > slot_count {
+            return Err(PeerCounterError { claimed, slot_count });
+        }
+        self.consumed_seen = consumed;
+        Ok(slot_count - claimed)
+    }
+
+    /// The position that the next staged descriptor gets: the ring sequence for the ledger.
+    #[inline]
+    #[must_use]
+    pub fn next_sequence(&self) -> u32 {
+        self.staged
+    }
+
+    /// Writes one descriptor; the peer does not see it before [`Producer::publish`]. False when there is no
+    /// room by the last [`Producer::room`]; nothing is written then.
+    #[inline]
+    pub fn stage(&mut self, desc: RawDesc) -> bool {
+        if self.staged.wrapping_sub(self.consumed_seen) >= self.ring.slot_count() {
+            return false;
+        }
+        let slot = self.ring.slot(self.staged);
+        // Relaxed: the Release store in `publish` makes both words visible.
+        slot.word0.store(desc.word0, Ordering::Relaxed);
+        slot.word1.store(desc.word1, Ordering::Relaxed);
+        self.staged = self.staged.wrapping_add(1);
+        true
+    }
+
+    /// Shows all staged descriptors to the peer.
+    ///
+    /// The journal is written first: after a crash in between, the descriptors count as given away, and the
+    /// process that takes over publishes them again. The other order could show the peer a buffer that its
+    /// successor believes to be at home.
+    #[inline]
+    pub fn publish(&mut self) {
+        if let Some(journal) = self.journal {
+            // Release: whoever reads the journal after our death sees ledger and descriptors as of before.
+            journal.store(self.staged, Ordering::Release);
+        }
+        // Release: the descriptors staged above become visible before the count.
+        // Pairs with the Acquire in `Consumer::pending`.
+        self.ring.produced.value.store(self.staged, Ordering::Release);
+    }
+}
+
+/// The side that takes descriptors out.
+#[derive(Debug)]
+pub struct Consumer<'area> {
+    ring: RingMemory<'area>,
+    /// Descriptors taken so far; the truth about `consumed` once released.
+    taken: u32,
+    /// The last checked value of the producer's counter.
+    produced_seen: u32,
+}
+
+impl<'area> Consumer<'area> {
+    /// Takes up the consuming side of a ring whose counters both stand at zero.
+    #[must_use]
+    pub fn new(ring: RingMemory<'area>) -> Self {
+        Self { ring, taken: 0, produced_seen: 0 }
+    }
+
+    /// How many descriptors wait. Reads the peer's counter only when the last known ones are used up.
+    ///
+    /// # Errors
+    /// If the peer's counter is outside `consumed ..= consumed + slots`.
+    #[inline]
+    pub fn pending(&mut self) -> Result<u32, PeerCounterError> {
+        let known = self.produced_seen.wrapping_sub(self.taken);
+        if known > 0 {
+            return Ok(known);
+        }
+        // Acquire: the descriptors behind this count are visible once the count is.
+        // Pairs with the Release in `Producer::publish`.
+        let produced = self.ring.produced.value.load(Ordering::Acquire);
+        let claimed = produced.wrapping_sub(self.taken);
+        let slot_count = self.ring.slot_count();
+        if claimed > slot_count {
+            return Err(PeerCounterError { claimed, slot_count });
+        }
+        self.produced_seen = produced;
+        Ok(claimed)
+    }
+
+    /// Copies the next descriptors into `burst`, each word read once; returns how many.
+    ///
+    /// The slots stay the peer's to rewrite, which changes nothing in the copies.
+    ///
+    /// # Errors
+    /// As [`Consumer::pending`]; nothing is taken then.
+    #[inline]
+    pub fn take(&mut self, burst: &mut [RawDesc]) -> Result<usize, PeerCounterError> {
+        let count = burst.len().min(self.pending()? as usize);
+        for raw in &mut burst[..count] {
+            let slot = self.ring.slot(self.taken);
+            // Relaxed: the Acquire in `pending` ordered these after the count.
+            raw.word0 = slot.word0.load(Ordering::Relaxed);
+            raw.word1 = slot.word1.load(Ordering::Relaxed);
+            self.taken = self.taken.wrapping_add(1);
+        }
+        Ok(count)
+    }
+
+    /// Gives the taken slots back to the producer.
+    #[inline]
+    pub fn release(&mut self) {
+        // Release: our reads of the slots are done before the producer may overwrite them.
+        // Pairs with the Acquire in `Producer::room`.
+        self.ring.consumed.value.store(self.taken, Ordering::Release);
+    }
+}

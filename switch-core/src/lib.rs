@@ -1,0 +1,1 @@
+//! Classification, chains, ledger and verdicts of the switch; no DPDK, no unsafe.

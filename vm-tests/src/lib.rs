@@ -1,0 +1,1 @@
+//! Tests that drive the netvm binaries, namespaces and VMs from outside.
