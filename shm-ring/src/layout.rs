@@ -140,7 +140,7 @@ pub struct EndpointEntry {
     /// Why an attach was refused, a code of [`crate::attach::Refusal`]; 0 = it was not.
     pub refusal: AtomicU32,
     /// Zero.
-    pub reserved1: [u8; 44],
+    pub reserved1: [u8; 52],
 }
 
 /// Which way descriptors flow, and so who writes which half of a ring.
