@@ -1,0 +1,1 @@
+//! Serves operators and endpoints; may block.

@@ -1,0 +1,1 @@
+//! Moves packets between ports and endpoints; never blocks.

@@ -1,0 +1,1 @@
+//! Turns a checked config into everything concrete that the switch starts with.

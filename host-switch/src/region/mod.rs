@@ -1,0 +1,1 @@
+//! The shared memory of a domain and of an endpoint.
