@@ -1,0 +1,112 @@
+//! What `netvm status --json` says, as far as the laboratory needs it.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+
+/// State of one switch at one moment.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Status {
+    /// Its ports.
+    pub ports: Vec<Port>,
+    /// Its endpoints.
+    pub endpoints: Vec<Endpoint>,
+    /// Drops: domain → reason → packets.
+    pub drops: BTreeMap<String, BTreeMap<String, u64>>,
+    /// Buffers by holder: domain → terms.
+    pub buffers: BTreeMap<String, Buffers>,
+    /// Packets whose bytes the host copied between two ports of one domain.
+    pub copies_in_trusted_chain: u64,
+}
+
+/// One port.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Port {
+    /// Its name in the config.
+    pub name: String,
+    /// Packets received.
+    pub rx_packets: u64,
+    /// Packets sent.
+    pub tx_packets: u64,
+}
+
+/// One endpoint.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Endpoint {
+    /// Its name, `OWNER/SERVICE` or as the switch says.
+    pub name: String,
+    /// Name of the VM or process it lives in.
+    pub owner: String,
+    /// Its service.
+    pub service: String,
+    /// detached, published, attached, refused or quarantined.
+    pub phase: String,
+    /// The epoch of the last attach.
+    pub epoch: u32,
+    /// Buffers it holds.
+    pub held: u64,
+    /// Packets lent to it.
+    pub received: u64,
+    /// Packets it gave back.
+    pub returned: u64,
+    /// Violations by name.
+    #[serde(default)]
+    pub faults: BTreeMap<String, u64>,
+}
+
+/// The terms of promise 6 for one domain, each counted by itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, serde::Serialize)]
+pub struct Buffers {
+    /// Buffers of the domain's region.
+    pub total: u64,
+    /// On the free stacks.
+    pub pool: u64,
+    /// Given to drivers.
+    pub pmd: u64,
+    /// In the hands of lcores.
+    pub lcore: u64,
+    /// Held by each endpoint.
+    pub endpoints: BTreeMap<String, u64>,
+    /// Waiting for proof that their holder is gone.
+    pub quarantined: u64,
+    /// What the terms add up to.
+    pub sum: u64,
+}
+
+impl Buffers {
+    /// The sum of the terms, added up here.
+    #[must_use]
+    pub fn accounted(&self) -> u64 {
+        self.pool + self.pmd + self.lcore + self.endpoints.values().sum::<u64>() + self.quarantined
+    }
+}
+
+impl Status {
+    /// The endpoint of this VM or process, if the switch knows it.
+    #[must_use]
+    pub fn endpoint_of(&self, owner: &str) -> Option<&Endpoint> {
+        self.endpoints.iter().find(|endpoint| endpoint.owner == owner)
+    }
+
+    /// The port with this name.
+    #[must_use]
+    pub fn port(&self, name: &str) -> Option<&Port> {
+        self.ports.iter().find(|port| port.name == name)
+    }
+
+    /// Packets dropped for this reason, over all domains.
+    #[must_use]
+    pub fn dropped(&self, reason: &str) -> u64 {
+        self.drops.values().filter_map(|reasons| reasons.get(reason)).sum()
+    }
+
+    /// All drops by reason, over all domains.
+    #[must_use]
+    pub fn drops_by_reason(&self) -> BTreeMap<String, u64> {
+        let mut all = BTreeMap::new();
+        for (reason, packets) in self.drops.values().flatten() {
+            *all.entry(reason.clone()).or_insert(0) += packets;
+        }
+        all
+    }
+}
