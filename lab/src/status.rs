@@ -11,12 +11,24 @@ pub struct Status {
     pub ports: Vec<Port>,
     /// Its endpoints.
     pub endpoints: Vec<Endpoint>,
+    /// The VMs that run.
+    #[serde(default)]
+    pub vms: Vec<Vm>,
     /// Drops: domain → reason → packets.
     pub drops: BTreeMap<String, BTreeMap<String, u64>>,
     /// Buffers by holder: domain → terms.
     pub buffers: BTreeMap<String, Buffers>,
     /// Packets whose bytes the host copied between two ports of one domain.
     pub copies_in_trusted_chain: u64,
+}
+
+/// One VM that is connected to the switch.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Vm {
+    /// Its name in the config.
+    pub name: String,
+    /// kvm or tcg.
+    pub accelerator: String,
 }
 
 /// One port.

@@ -1,0 +1,170 @@
+//! `cargo xtask test` and `cargo xtask ci`: stages in order, each bounded, one summary.
+
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use lab::artifacts::{BIN_DIR_VAR, IMAGE_DIR_VAR};
+use lab::error::LabError;
+use lab::journal::Journal;
+
+use crate::error::XtaskError;
+use crate::packages;
+use crate::product;
+use crate::sabotage::{self, Sabotage};
+use crate::stage::{Expect, Stage, Tally};
+use crate::workspace::Workspace;
+
+/// Options of `cargo xtask test`.
+#[derive(clap::Args, Default)]
+#[command(after_help = "Examples:\n  cargo xtask test\n  cargo xtask test vm\n\n\
+    Installs missing Debian packages (see `cargo xtask setup --check`); they stay. The tests with namespaces\n\
+    and VMs need root; what they change is undone. Logs: target/xtask-logs.")]
+pub struct Options {
+    /// Only the stages whose name contains this
+    filter: Option<String>,
+    /// Longer runs of the crash tests: 50 VMs killed instead of 5
+    #[arg(long)]
+    long: bool,
+}
+
+/// `cargo xtask test`.
+pub fn run(workspace: &Workspace, options: &Options) -> Result<(), XtaskError> {
+    packages::ensure()?;
+    let needs_products = options
+        .filter
+        .as_deref()
+        .is_none_or(|filter| "virtual machines".contains(filter) || "switch".contains(filter));
+    if needs_products {
+        product::programs(workspace)?;
+        product::image(workspace)?;
+    }
+    let stages = select(stages(workspace, options), options.filter.as_deref())?;
+    run_stages(workspace, stages)
+}
+
+/// `cargo xtask ci`: format, lints, then all tests.
+pub fn ci(workspace: &Workspace) -> Result<(), XtaskError> {
+    packages::ensure()?;
+    product::programs(workspace)?;
+    product::image(workspace)?;
+    let options = Options::default();
+    let mut all = checks(workspace);
+    all.extend(stages(workspace, &options));
+    run_stages(workspace, all)
+}
+
+fn run_stages(workspace: &Workspace, stages: Vec<Stage>) -> Result<(), XtaskError> {
+    let journal = Journal::open("test")?;
+    journal.undo_on_signal()?;
+    let log_dir = workspace.target().join("xtask-logs");
+    std::fs::create_dir_all(&log_dir).map_err(LabError::file("make", &log_dir))?;
+    let started = Instant::now();
+    let mut tally = Tally::default();
+    let count = stages.len();
+    for (at, stage) in stages.into_iter().enumerate() {
+        eprint!("[{:>2}/{count}] ", at + 1);
+        tally.add(stage.run(&log_dir, &journal)?);
+    }
+    for problem in journal.undo_all() {
+        eprintln!("warning: {problem}");
+    }
+    println!("all stages took {:.0} s", started.elapsed().as_secs_f64());
+    println!("{} passed, {} failed, {} skipped", tally.passed, tally.failed, tally.skipped);
+    if tally.failed > 0 { Err(XtaskError::Tests { failed: tally.failed }) } else { Ok(()) }
+}
+
+fn select(stages: Vec<Stage>, filter: Option<&str>) -> Result<Vec<Stage>, XtaskError> {
+    let Some(filter) = filter else { return Ok(stages) };
+    let known: Vec<String> = stages.iter().map(|stage| stage.name.clone()).collect();
+    let chosen: Vec<Stage> = stages.into_iter().filter(|stage| stage.name.contains(filter)).collect();
+    if chosen.is_empty() {
+        return Err(XtaskError::NoStage { filter: filter.to_owned(), known });
+    }
+    Ok(chosen)
+}
+
+/// Format and lints.
+fn checks(workspace: &Workspace) -> Vec<Stage> {
+    vec![
+        stage("format", workspace.cargo(), &["fmt", "--all", "--check"], 2),
+        stage(
+            "lints",
+            workspace.cargo(),
+            &["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"],
+            20,
+        ),
+    ]
+}
+
+/// All tests, cheapest first.
+fn stages(workspace: &Workspace, options: &Options) -> Vec<Stage> {
+    let mut all = vec![
+        stage("crates without DPDK", workspace.cargo(), &["test"], 15),
+        loom(workspace, "models of the rings", None),
+        stage("DPDK wrapper", workspace.cargo(), &["test", "-p", "dpdk-sys", "-p", "dpdk"], 10),
+        stage("switch", with_artifacts(workspace, workspace.cargo()), &["test", "-p", "host-switch"], 15),
+    ];
+    all.extend(sabotage::ALL.iter().map(|sabotage| sabotaged(workspace, sabotage)));
+    let mut vms = with_artifacts(workspace, workspace.cargo());
+    if options.long {
+        vms.env("NETVM_LONG_TESTS", "1");
+    }
+    // One test at a time: two cores are few for a switch and its VMs.
+    all.push(stage(
+        "virtual machines",
+        vms,
+        &["test", "-p", "vm-tests", "--", "--test-threads=1"],
+        if options.long { 180 } else { 30 },
+    ));
+    all
+}
+
+fn stage(name: &str, mut command: Command, args: &[&str], limit_minutes: u64) -> Stage {
+    command.args(args);
+    Stage {
+        name: name.to_owned(),
+        command,
+        limit: Duration::from_secs(60 * limit_minutes),
+        expect: Expect::Pass,
+    }
+}
+
+/// Tests that drive the built programs find them by these variables.
+fn with_artifacts(workspace: &Workspace, mut command: Command) -> Command {
+    command.env(BIN_DIR_VAR, workspace.target().join("release"));
+    command.env(IMAGE_DIR_VAR, workspace.root().join("images/out"));
+    command
+}
+
+/// The loom models, in a target folder of their own: `--cfg loom` changes every crate.
+fn loom(workspace: &Workspace, name: &str, feature: Option<&str>) -> Stage {
+    let mut args = vec!["test", "--release", "-p", "shm-ring", "--test", "loom"];
+    if let Some(feature) = feature {
+        args.extend(["--features", feature]);
+    }
+    let mut command = workspace.cargo();
+    command.env("CARGO_TARGET_DIR", workspace.target().join("loom")).env("RUSTFLAGS", "--cfg loom");
+    stage(name, command, &args, 10)
+}
+
+fn sabotaged(workspace: &Workspace, sabotage: &Sabotage) -> Stage {
+    let name = format!("{} {}", sabotage.package, sabotage.feature);
+    let mut stage = if sabotage.loom {
+        loom(workspace, &name, Some(sabotage.feature))
+    } else {
+        let mut command = with_artifacts(workspace, workspace.cargo());
+        // A folder of its own, so that the sabotaged build never becomes the product.
+        command.env("CARGO_TARGET_DIR", sabotage_target(workspace.target()));
+        let mut args = vec!["test", "-p", sabotage.package, "--features", sabotage.feature];
+        args.extend(sabotage.target);
+        args.extend(["--", sabotage.test]);
+        self::stage(&name, command, &args, 10)
+    };
+    stage.expect = Expect::Failure { test: sabotage.test };
+    stage
+}
+
+fn sabotage_target(target: &Path) -> std::path::PathBuf {
+    target.join("sabotage")
+}
