@@ -43,6 +43,16 @@ pub const DESC_BYTES: usize = size_of::<RawDesc>();
 pub const RING_SLOTS_MIN: u32 = 8;
 /// Most slots of a ring.
 pub const RING_SLOTS_MAX: u32 = 32_768;
+/// Smallest region: one 2 MiB page.
+pub const REGION_BYTES_MIN: u64 = 2 << 20;
+/// Smallest control area.
+pub const CONTROL_BYTES_MIN: u64 = 64 << 10;
+/// Strides, alignments of descriptors and of guest words are multiples of this.
+pub const CACHE_LINE_BYTES: u32 = 64;
+/// Least room for data in a buffer; with less, some NICs fall back to 1 KiB segments.
+pub const DATA_ROOM_BYTES_MIN: u32 = 2048;
+/// Largest distance between buffers, so that offset and length of a descriptor reach every byte.
+pub const STRIDE_BYTES_MAX: u32 = 1023 * CACHE_LINE_BYTES;
 /// Bytes in front of the data of a received packet.
 pub const HEADROOM_BYTES: u16 = 128;
 /// Default distance between buffers: 37 cache lines. An odd number spreads headers over the cache sets.
@@ -52,6 +62,10 @@ pub const NAME_BYTES: usize = 28;
 
 /// Feature bits of the handshake. None is defined in version 1; bit 0 is reserved for offload metadata.
 pub const FEATURES_KNOWN: u64 = 0;
+
+/// Zero words beside words that change. Atomic like their neighbours, because a reference to plain memory
+/// would promise that nobody writes it meanwhile, and a peer can.
+pub type ReservedWords<const N: usize> = [core::sync::atomic::AtomicU32; N];
 
 /// Head of a control area, 128 bytes, written by the host before anybody else maps it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,10 +123,20 @@ pub struct ControlHeader {
     pub reserved: [u8; 24],
 }
 
-/// One endpoint of the control area, 128 bytes, written by the host.
+/// One endpoint of the control area, 128 bytes, written by the host: facts, then the words of its handshake.
 #[derive(Debug)]
 #[repr(C)]
 pub struct EndpointEntry {
+    /// What never changes while the control area lives.
+    pub facts: EndpointFacts,
+    /// What the host writes at run time.
+    pub words: HostWords,
+}
+
+/// What never changes about an endpoint, 56 bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct EndpointFacts {
     /// The switch's number for this endpoint.
     pub endpoint_id: u16,
     /// The service it is an instance of.
@@ -131,16 +155,25 @@ pub struct EndpointEntry {
     pub service_name: [u8; NAME_BYTES],
     /// Zero.
     pub reserved0: u32,
-    /// Epoch that the host has published for the current attach; 0 = none. Host-written at run time.
+}
+
+/// The host's side of an endpoint's handshake, 72 bytes, written by the host at run time.
+///
+/// An answer is `epoch`, `phase` and `refusal` first, `answered_nonce` last: who finds the own nonce there
+/// finds the rest of the answer too.
+#[derive(Debug)]
+#[repr(C)]
+pub struct HostWords {
+    /// Epoch that the host has published for the current attach; 0 = none.
     pub epoch: AtomicU32,
-    /// The host's view, a code of [`crate::attach::HostPhase`]. Host-written at run time.
+    /// The host's view, a code of [`crate::attach::HostPhase`].
     pub phase: AtomicU32,
-    /// The nonce that `epoch` answers. Host-written at run time, before `epoch`.
+    /// The nonce that the other words answer.
     pub answered_nonce: AtomicU64,
     /// Why an attach was refused, a code of [`crate::attach::Refusal`]; 0 = it was not.
     pub refusal: AtomicU32,
     /// Zero.
-    pub reserved1: [u8; 52],
+    pub reserved: ReservedWords<13>,
 }
 
 /// Which way descriptors flow, and so who writes which half of a ring.
@@ -151,6 +184,18 @@ pub enum Direction {
     HostToGuest = 1,
     /// The guest produces.
     GuestToHost = 2,
+}
+
+impl Direction {
+    /// The direction with this code, if there is one.
+    #[must_use]
+    pub const fn from_code(code: u8) -> Option<Self> {
+        match code {
+            1 => Some(Self::HostToGuest),
+            2 => Some(Self::GuestToHost),
+            _ => None,
+        }
+    }
 }
 
 /// One ring of the table, 64 bytes, written by the host.
@@ -216,11 +261,11 @@ pub struct GuestWords {
     /// Counts up while the NF polls. A standstill stops the feeding; it proves nothing.
     pub heartbeat: AtomicU64,
     /// Zero.
-    pub reserved0: [u8; 24],
+    pub reserved0: ReservedWords<6>,
     /// Counters of the NF, for display only. See [`GuestCounter`].
     pub counters: [AtomicU64; 16],
     /// Zero.
-    pub reserved1: [u8; 320],
+    pub reserved1: ReservedWords<80>,
 }
 
 /// What each word of [`GuestWords::counters`] counts. The host shows them and believes none.
@@ -255,7 +300,7 @@ pub struct CounterLine {
     /// Reserved for doorbells, in the consumer's line: 1 = wake me when you publish.
     pub want_wakeup: AtomicU32,
     /// Zero.
-    pub reserved: [u8; 120],
+    pub reserved: ReservedWords<30>,
 }
 
 /// One slot of a ring: a descriptor as two atomic words, each read once.
@@ -293,11 +338,13 @@ pub struct RegionHeader {
 const _: () = {
     assert!(size_of::<ControlHeader>() == 128);
     assert!(size_of::<EndpointEntry>() == 128);
+    assert!(size_of::<EndpointFacts>() == 56);
+    assert!(size_of::<HostWords>() == 72);
     assert!(size_of::<RingEntry>() == 64);
     assert!(size_of::<TargetEntry>() == 32);
     assert!(size_of::<GuestWords>() == 512);
     assert!(size_of::<CounterLine>() == COUNTER_LINE_BYTES);
     assert!(size_of::<Slot>() == DESC_BYTES);
     assert!(size_of::<RegionHeader>() == 64);
-    assert!(core::mem::offset_of!(EndpointEntry, answered_nonce) % 8 == 0);
+    assert!(core::mem::offset_of!(EndpointEntry, words) == 56);
 };

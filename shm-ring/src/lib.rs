@@ -8,11 +8,19 @@
 //! - A counter of the peer that breaks its invariant is an error with both figures in it, never clamped.
 //!
 //! Modules: [`layout`] says where everything lies, [`desc`] what sixteen bytes of descriptor mean,
-//! [`ring`] moves descriptors, [`attach`] is the handshake between an endpoint and the host.
+//! [`ring`] moves descriptors, [`area`] lays all of it over memory, [`attach`] is the handshake between an endpoint and the host.
 //! Positions of our rings are called `produced` and `consumed`; head and tail mean too many things.
 #![cfg_attr(not(test), no_std)]
 #![deny(missing_docs)]
 
+#[cfg(target_endian = "big")]
+compile_error!("the layout is little-endian; byte swapping is not written");
+
+extern crate alloc;
+
+// With loom's atomics nothing can be laid over memory.
+#[cfg(not(loom))]
+pub mod area;
 pub mod attach;
 pub mod desc;
 pub mod layout;

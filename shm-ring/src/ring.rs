@@ -66,8 +66,8 @@ impl<'area> RingMemory<'area> {
         descriptors: NonNull<Slot>,
         slot_count: u32,
     ) -> Self {
-        // SAFETY: the caller promises alignment, bounds and lifetime. `CounterLine` is read only through its
-        // atomics, so a peer that writes its own mapping breaks no aliasing rule of ours.
+        // SAFETY: the caller promises alignment, bounds and lifetime. `CounterLine` is nothing
+        // but atomics, so a peer that writes its own mapping breaks no aliasing rule of ours.
         let produced = unsafe { produced.as_ref() };
         // SAFETY: as above.
         let consumed = unsafe { consumed.as_ref() };
@@ -76,8 +76,22 @@ impl<'area> RingMemory<'area> {
         Self::new(produced, consumed, slots)
     }
 
+    /// The line with `produced`.
+    #[must_use]
+    pub fn produced_line(&self) -> &'area CounterLine {
+        self.produced
+    }
+
+    /// The line with `consumed`.
+    #[must_use]
+    pub fn consumed_line(&self) -> &'area CounterLine {
+        self.consumed
+    }
+
+    /// How many slots there are.
+    #[must_use]
     #[allow(clippy::cast_possible_truncation, reason = "`new` bounds the length by RING_SLOTS_MAX")]
-    fn slot_count(&self) -> u32 {
+    pub fn slot_count(&self) -> u32 {
         self.slots.len() as u32
     }
 

@@ -1,0 +1,33 @@
+//! A control area laid over shared memory: planned and written by the host, opened and checked by a guest.
+//!
+//! [`AreaLayout`] decides where everything lies. [`HostArea`] writes that into memory and works from its
+//! private copy ever after: the host never reads a table back. [`GuestArea`] copies header and tables once,
+//! checks the copy, and works from it. All access to shared memory is in `mapping`.
+
+mod error;
+mod geometry;
+mod guest;
+mod host;
+mod mapping;
+mod plan;
+mod tables;
+
+pub use error::AreaError;
+pub use geometry::RegionGeometry;
+pub use guest::{Answer, Counter, GuestArea, GuestEndpoint};
+pub use host::{GuestReport, HostArea, HostEndpoint};
+pub use mapping::{magic_at, read_region_header, write_region_header};
+pub use plan::{AreaLayout, AreaSpec, EndpointSpec, TargetKind, TargetSpec};
+
+use crate::ring::RingMemory;
+
+/// The two rings between one lcore and one endpoint.
+#[derive(Clone, Copy, Debug)]
+pub struct QueuePair<'m> {
+    /// The lcore at the host's end.
+    pub lcore: u16,
+    /// Packets and empty buffers that the host lends.
+    pub host_to_guest: RingMemory<'m>,
+    /// What the guest gives back.
+    pub guest_to_host: RingMemory<'m>,
+}
