@@ -1,0 +1,250 @@
+//! Anonymous shared memory that is handed out as a file descriptor: sealed, private to its owner.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::{FallocateFlags, MemfdFlags, Mode, SealFlags};
+use rustix::io::Errno;
+
+/// Size of a huge page that regions use.
+pub const HUGE_PAGE_BYTES: u64 = 2 << 20;
+/// Size of a plain page.
+pub const PLAIN_PAGE_BYTES: u64 = 4096;
+
+/// Which pages are asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pages {
+    /// Huge pages, or an error.
+    Hugetlb,
+    /// Plain pages.
+    Plain,
+    /// Huge pages if enough are free, else plain ones.
+    HugetlbOrPlain,
+}
+
+/// Which pages were taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PageKind {
+    /// 2 MiB pages from the reserved pool.
+    Hugetlb,
+    /// Plain pages.
+    Plain,
+}
+
+impl PageKind {
+    /// Bytes of one page.
+    #[must_use]
+    pub fn page_bytes(self) -> u64 {
+        match self {
+            Self::Hugetlb => HUGE_PAGE_BYTES,
+            Self::Plain => PLAIN_PAGE_BYTES,
+        }
+    }
+}
+
+/// Why there is no such memory.
+#[derive(Debug, thiserror::Error)]
+pub enum MemoryError {
+    /// QEMU aborts on such a size.
+    #[error("shared memory {name} must be a power of two of at least {min} bytes, got {bytes}")]
+    Size {
+        /// Which memory.
+        name: String,
+        /// What was asked.
+        bytes: u64,
+        /// What is allowed.
+        min: u64,
+    },
+    /// Not enough huge pages, and plain ones are not allowed.
+    #[error(
+        "shared memory {name} needs {needed} huge pages of 2 MiB, {free} are free ({source}); \
+         reserve them in /proc/sys/vm/nr_hugepages or set pages = \"hugetlb-or-plain\""
+    )]
+    HugePages {
+        /// Which memory.
+        name: String,
+        /// Pages it needs.
+        needed: u64,
+        /// Pages that are free.
+        free: u64,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// A system call failed.
+    #[error("cannot {action} shared memory {name} of {bytes} bytes: {source}")]
+    System {
+        /// What was tried.
+        action: &'static str,
+        /// Which memory.
+        name: String,
+        /// How much.
+        bytes: u64,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The mapping cannot be watched.
+    #[error(transparent)]
+    Watch(#[from] super::fault::WatchError),
+}
+
+/// One memfd: a region or a control area. Nobody can shrink, grow or unseal it; only its owner may open it.
+#[derive(Debug)]
+pub struct SharedMemory {
+    fd: OwnedFd,
+    name: String,
+    bytes: u64,
+    kind: PageKind,
+    why_plain: Option<String>,
+}
+
+impl SharedMemory {
+    /// Makes `bytes` bytes of memory, all of it present from the start.
+    ///
+    /// # Errors
+    /// If the size is no power of two, or there is not enough memory of the kind that `pages` allows.
+    pub fn create(name: &str, bytes: u64, pages: Pages) -> Result<Self, MemoryError> {
+        let min = if pages == Pages::Hugetlb { HUGE_PAGE_BYTES } else { PLAIN_PAGE_BYTES };
+        if !bytes.is_power_of_two() || bytes < min {
+            return Err(MemoryError::Size { name: name.to_owned(), bytes, min });
+        }
+        if pages == Pages::Plain || bytes < HUGE_PAGE_BYTES {
+            return Self::create_kind(name, bytes, PageKind::Plain)
+                .map_err(|failed| failed.error(name, bytes));
+        }
+        match Self::create_kind(name, bytes, PageKind::Hugetlb) {
+            Ok(memory) => Ok(memory),
+            Err(failed) if pages == Pages::HugetlbOrPlain => {
+                let mut plain = Self::create_kind(name, bytes, PageKind::Plain)
+                    .map_err(|failed_too| failed_too.error(name, bytes))?;
+                let (needed, free) = (bytes / HUGE_PAGE_BYTES, free_huge_pages());
+                plain.why_plain =
+                    Some(format!("{needed} huge pages of 2 MiB needed, {free} free ({})", failed.source));
+                Ok(plain)
+            }
+            Err(failed) => Err(MemoryError::HugePages {
+                name: name.to_owned(),
+                needed: bytes / HUGE_PAGE_BYTES,
+                free: free_huge_pages(),
+                source: failed.source.into(),
+            }),
+        }
+    }
+
+    fn create_kind(name: &str, bytes: u64, kind: PageKind) -> Result<Self, Failed> {
+        let mut flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+        if kind == PageKind::Hugetlb {
+            flags |= MemfdFlags::HUGETLB | MemfdFlags::HUGE_2MB;
+        }
+        let failed = |action| move |source| Failed { action, source };
+        // Asked first, so that a request that cannot succeed does not take the last pages for a moment.
+        if kind == PageKind::Hugetlb && free_huge_pages() < bytes / HUGE_PAGE_BYTES {
+            return Err(Failed { action: "reserve", source: Errno::NOMEM });
+        }
+        // Kernels before 6.3 do not know NOEXEC_SEAL, and some newer ones ask for it.
+        let fd = rustix::fs::memfd_create(name, flags | MemfdFlags::NOEXEC_SEAL)
+            .or_else(|_| rustix::fs::memfd_create(name, flags))
+            .map_err(failed("create"))?;
+        rustix::fs::fchmod(&fd, Mode::RUSR | Mode::WUSR).map_err(failed("set the mode of"))?;
+        rustix::fs::ftruncate(&fd, bytes).map_err(failed("size"))?;
+        // All pages now: a page that is missing later would be a SIGBUS in the middle of a burst.
+        rustix::fs::fallocate(&fd, FallocateFlags::empty(), 0, bytes).map_err(failed("allocate"))?;
+        rustix::fs::fcntl_add_seals(&fd, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)
+            .map_err(failed("seal"))?;
+        Ok(Self { fd, name: name.to_owned(), bytes, kind, why_plain: None })
+    }
+
+    /// The descriptor to hand out: by inheritance to QEMU, by `SCM_RIGHTS` to a process.
+    #[must_use]
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+
+    /// Its name, as `/proc/self/maps` shows it.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its size.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Which pages it has.
+    #[must_use]
+    pub fn page_kind(&self) -> PageKind {
+        self.kind
+    }
+
+    /// Why it has plain pages where huge ones were wished for; to be said once to the operator.
+    #[must_use]
+    pub fn why_plain(&self) -> Option<&str> {
+        self.why_plain.as_deref()
+    }
+}
+
+/// A step that the kernel refused.
+#[derive(Debug)]
+struct Failed {
+    action: &'static str,
+    source: Errno,
+}
+
+impl Failed {
+    fn error(self, name: &str, bytes: u64) -> MemoryError {
+        let Self { action, source } = self;
+        MemoryError::System { action, name: name.to_owned(), bytes, source: source.into() }
+    }
+}
+
+/// Free 2 MiB pages by the kernel's count; 0 if it has no such pages.
+fn free_huge_pages() -> u64 {
+    let count = std::fs::read_to_string("/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages");
+    count.ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn plain_memory_is_sealed_and_readable_by_its_owner_only() {
+        let memory = SharedMemory::create("netvm-test", 1 << 20, Pages::Plain).unwrap();
+        let seals = rustix::fs::fcntl_get_seals(memory.fd()).unwrap();
+        assert!(seals.contains(SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL));
+        assert!(!seals.contains(SealFlags::WRITE));
+        let stat = rustix::fs::fstat(memory.fd()).unwrap();
+        assert_eq!(stat.st_mode & 0o777, 0o600);
+        assert!(rustix::fs::ftruncate(memory.fd(), 4096).is_err());
+        assert!(rustix::fs::ftruncate(memory.fd(), 2 << 20).is_err());
+    }
+
+    #[test]
+    fn refuses_a_size_that_is_no_power_of_two() {
+        let error = SharedMemory::create("region-red", 3 << 20, Pages::Plain).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "shared memory region-red must be a power of two of at least 4096 bytes, got 3145728"
+        );
+    }
+
+    #[test]
+    fn huge_pages_are_taken_and_sealed_or_their_absence_is_named() {
+        // 2^46 bytes: no machine has these huge pages free, and none has this much plain memory.
+        let error = SharedMemory::create("region-red", 1 << 46, Pages::Hugetlb).unwrap_err();
+        assert!(error.to_string().starts_with("shared memory region-red needs 33554432 huge pages of 2 MiB"));
+
+        let memory = SharedMemory::create("region-red", 2 << 20, Pages::HugetlbOrPlain).unwrap();
+        match memory.page_kind() {
+            PageKind::Hugetlb => {
+                assert_eq!(memory.why_plain(), None);
+                let seals = rustix::fs::fcntl_get_seals(memory.fd()).unwrap();
+                assert!(seals.contains(SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL));
+            }
+            PageKind::Plain => {
+                assert!(memory.why_plain().unwrap().starts_with("1 huge pages of 2 MiB needed, "));
+            }
+        }
+    }
+}
