@@ -1,0 +1,236 @@
+//! Checks whether this machine is ready; each line says how to fix what is not.
+
+use std::path::Path;
+use std::process::Command;
+
+use serde::Serialize;
+
+/// How a check came out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Verdict {
+    /// As it should be.
+    Ok,
+    /// Works, with a limit that is named.
+    Warn,
+    /// netvm does not work like this.
+    Fail,
+}
+
+/// One line.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Check {
+    /// What was looked at.
+    pub name: &'static str,
+    /// How it came out.
+    pub verdict: Verdict,
+    /// What was found.
+    pub found: String,
+    /// What to do about it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fix: Option<String>,
+}
+
+impl Check {
+    fn ok(name: &'static str, found: impl Into<String>) -> Self {
+        Self { name, verdict: Verdict::Ok, found: found.into(), fix: None }
+    }
+
+    fn warn(name: &'static str, found: impl Into<String>, fix: impl Into<String>) -> Self {
+        Self { name, verdict: Verdict::Warn, found: found.into(), fix: Some(fix.into()) }
+    }
+
+    fn fail(name: &'static str, found: impl Into<String>, fix: impl Into<String>) -> Self {
+        Self { name, verdict: Verdict::Fail, found: found.into(), fix: Some(fix.into()) }
+    }
+}
+
+/// Looks at everything.
+#[must_use]
+pub fn examine() -> Vec<Check> {
+    vec![
+        privileges(),
+        hugepages(Path::new("/sys/kernel/mm/hugepages/hugepages-2048kB")),
+        memory(&read("/proc/meminfo")),
+        accelerator(),
+        qemu(),
+        dpdk(),
+        iommu(),
+        numa(&read("/sys/devices/system/node/online")),
+        isolation(&read("/sys/devices/system/cpu/isolated")),
+    ]
+}
+
+/// Prints the checks; true if none failed.
+#[must_use]
+pub fn print(checks: &[Check], json: bool) -> bool {
+    if json {
+        println!("{}", serde_json::json!({ "checks": checks }));
+    } else {
+        for Check { name, verdict, found, fix } in checks {
+            let verdict = match verdict {
+                Verdict::Ok => "ok",
+                Verdict::Warn => "warn",
+                Verdict::Fail => "FAIL",
+            };
+            println!("{verdict:<5} {name:<12} {found}");
+            if let Some(fix) = fix {
+                println!("{:<18} fix: {fix}", "");
+            }
+        }
+    }
+    checks.iter().all(|check| check.verdict != Verdict::Fail)
+}
+
+fn privileges() -> Check {
+    let status = read("/proc/self/status");
+    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:")).unwrap_or("0").trim();
+    let capabilities = u64::from_str_radix(effective, 16).unwrap_or(0);
+    // CAP_NET_ADMIN is 12, CAP_NET_RAW 13, CAP_SYS_ADMIN 21: see capability.h.
+    let missing: Vec<&str> = [(12, "NET_ADMIN"), (13, "NET_RAW"), (21, "SYS_ADMIN")]
+        .into_iter()
+        .filter(|(bit, _)| capabilities & (1 << bit) == 0)
+        .map(|(_, name)| name)
+        .collect();
+    if missing.is_empty() {
+        return Check::ok("privileges", "may open network devices");
+    }
+    Check::warn(
+        "privileges",
+        format!("missing capabilities: {}", missing.join(", ")),
+        "run `netvm run` as root for ports on network devices",
+    )
+}
+
+fn hugepages(folder: &Path) -> Check {
+    let count = |file: &str| read_number(&folder.join(file));
+    let Some((all, free)) = count("nr_hugepages").zip(count("free_hugepages")) else {
+        return Check::warn(
+            "hugepages",
+            "this kernel has no 2 MiB pages",
+            "set pages = \"plain\" in each domain, or boot a kernel with hugetlbfs",
+        );
+    };
+    let found = format!("{free} of {all} pages of 2 MiB free");
+    if free > 0 {
+        return Check::ok("hugepages", found);
+    }
+    Check::warn(
+        "hugepages",
+        found,
+        "reserve some: `echo 512 | sudo tee /proc/sys/vm/nr_hugepages`; \
+         `netvm check FILE` says how many a config needs",
+    )
+}
+
+fn memory(meminfo: &str) -> Check {
+    let available_kib: u64 = meminfo
+        .lines()
+        .find_map(|line| line.strip_prefix("MemAvailable:"))
+        .and_then(|rest| rest.trim().trim_end_matches("kB").trim().parse().ok())
+        .unwrap_or(0);
+    let found = format!("{} MiB available", available_kib / 1024);
+    if available_kib >= 1 << 20 {
+        return Check::ok("memory", found);
+    }
+    Check::warn(
+        "memory",
+        found,
+        "free 1 GiB or more: a VM takes its memory_mib, a domain its region_mib, the switch about 256 MiB",
+    )
+}
+
+fn iommu() -> Check {
+    let units = std::fs::read_dir("/sys/class/iommu").map_or(0, Iterator::count);
+    let vfio = Path::new("/dev/vfio/vfio").exists();
+    match (units, vfio) {
+        (0, _) => Check::warn(
+            "iommu",
+            "none in use",
+            "only NICs by PCI address need it: enable VT-d or AMD-Vi in the firmware and boot with \
+             intel_iommu=on or amd_iommu=on iommu=pt",
+        ),
+        (_, false) => Check::warn("iommu", "in use, but there is no /dev/vfio/vfio", "`modprobe vfio-pci`"),
+        (units, true) => Check::ok("iommu", format!("{units} in use, vfio is there")),
+    }
+}
+
+fn numa(online: &str) -> Check {
+    match online.trim() {
+        "" | "0" => Check::ok("numa", "one node"),
+        nodes => Check::warn(
+            "numa",
+            format!("nodes {nodes}"),
+            "choose switch.lcores on the node of the NIC (/sys/bus/pci/devices/*/numa_node) and start VMs there \
+             (`numactl -N`): a remote node halves the rate",
+        ),
+    }
+}
+
+fn isolation(isolated: &str) -> Check {
+    match isolated.trim() {
+        "" => Check::warn(
+            "isolation",
+            "no CPU is isolated",
+            "for steady rates boot with isolcpus=LIST nohz_full=LIST rcu_nocbs=LIST and use these in switch.lcores",
+        ),
+        list => Check::ok("isolation", format!("CPUs {list}")),
+    }
+}
+
+fn qemu() -> Check {
+    const FIX: &str = "`apt install qemu-system-x86` (RHEL's qemu-kvm has no ivshmem: build QEMU there)";
+    let run = |arguments: &[&str]| {
+        let output = Command::new("qemu-system-x86_64").args(arguments).output().ok()?;
+        let text = [output.stdout, output.stderr].concat();
+        Some(String::from_utf8_lossy(&text).into_owned())
+    };
+    let Some(version) = run(&["--version"]) else {
+        return Check::fail("qemu", "no qemu-system-x86_64 in PATH", FIX);
+    };
+    let version = version.lines().next().unwrap_or_default().to_owned();
+    match run(&["-device", "help"]) {
+        Some(devices) if devices.contains("\"ivshmem-plain\"") => {
+            Check::ok("qemu", format!("{version}, with ivshmem-plain"))
+        }
+        _ => Check::fail("qemu", format!("{version}, without the device ivshmem-plain"), FIX),
+    }
+}
+
+fn read(path: &str) -> String {
+    std::fs::read_to_string(path).unwrap_or_default()
+}
+
+fn read_number(path: &Path) -> Option<u64> {
+    std::fs::read_to_string(path).ok()?.trim().parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_kibibyte_less_than_a_gibibyte_of_memory_is_a_warning() {
+        assert_eq!(memory("MemAvailable:    1048576 kB\n").verdict, Verdict::Ok);
+        assert_eq!(memory("MemAvailable:    1048575 kB\n").verdict, Verdict::Warn);
+    }
+
+    #[test]
+    fn a_kernel_without_huge_pages_says_how_to_go_on() {
+        let check = hugepages(Path::new("/nonexistent"));
+        assert_eq!(check.verdict, Verdict::Warn);
+        assert!(check.fix.unwrap().contains("plain"));
+    }
+
+    #[test]
+    fn several_nodes_are_named() {
+        assert_eq!(numa("0\n").verdict, Verdict::Ok);
+        assert_eq!(numa("0-1\n").found, "nodes 0-1");
+    }
+
+    #[test]
+    fn isolated_cpus_are_named() {
+        assert_eq!(isolation("\n").verdict, Verdict::Warn);
+        assert_eq!(isolation("2-3\n").found, "CPUs 2-3");
+    }
+}

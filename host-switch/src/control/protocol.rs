@@ -1,0 +1,202 @@
+//! What is said over `endpoint.sock`: JSON, one object a message, version 1.
+//!
+//! ```text
+//! → {"netvm":1,"hello":"process","name":"fwd0"}        or "vm"
+//! ← {"netvm":1,"ok":{"control_bytes":65536,"region_bytes":2097152,"read_only":false}}   + control area, region
+//! ← {"netvm":1,"error":"..."}                          then the connection ends
+//! → {"netvm":1,"qmp":true}                             + the switch's end of a QMP socket (vm only)
+//! → {"netvm":1,"pid":4711}                             + a pidfd of QEMU (vm only)
+//! ```
+
+use serde::{Deserialize, Serialize};
+
+/// The version of this protocol.
+pub const PROTOCOL_VERSION: u32 = 1;
+
+/// Who connects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ClientKind {
+    /// An NF that runs as a process; its connection is its proof of life.
+    Process,
+    /// `netvm boot` for a VM; the QMP socket is the proof of life.
+    Vm,
+}
+
+/// A message of the client, checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Request {
+    /// Asks for the memory of a VM or process.
+    Hello(ClientKind, String),
+    /// Brings the QMP socket.
+    Qmp,
+    /// Brings the pidfd of QEMU.
+    Pid(i32),
+}
+
+/// A message that is none of ours.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ProtocolError {
+    /// No JSON object of the known shape.
+    #[error("message is not understood: {0}")]
+    Shape(String),
+    /// Another protocol version.
+    #[error("protocol version {found} is not spoken here; this switch speaks {PROTOCOL_VERSION}")]
+    Version {
+        /// What the client speaks.
+        found: u32,
+    },
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RequestWire {
+    netvm: u32,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    hello: Option<ClientKind>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    name: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    qmp: Option<bool>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pid: Option<i32>,
+}
+
+#[derive(Deserialize)]
+struct VersionWire {
+    netvm: u32,
+}
+
+impl Request {
+    /// Reads a message.
+    ///
+    /// # Errors
+    /// If it has another version or shape.
+    pub fn parse(bytes: &[u8]) -> Result<Self, ProtocolError> {
+        let shape = |error: serde_json::Error| ProtocolError::Shape(error.to_string());
+        // The version first, so that a newer client hears that and not that its fields are unknown.
+        let VersionWire { netvm: found } = serde_json::from_slice(bytes).map_err(shape)?;
+        if found != PROTOCOL_VERSION {
+            return Err(ProtocolError::Version { found });
+        }
+        match serde_json::from_slice(bytes).map_err(shape)? {
+            RequestWire { hello: Some(kind), name: Some(name), qmp: None, pid: None, .. } => {
+                Ok(Self::Hello(kind, name))
+            }
+            RequestWire { hello: None, name: None, qmp: Some(true), pid: None, .. } => Ok(Self::Qmp),
+            RequestWire { hello: None, name: None, qmp: None, pid: Some(pid), .. } => Ok(Self::Pid(pid)),
+            _ => Err(ProtocolError::Shape("one of hello with name, qmp, pid is expected".to_owned())),
+        }
+    }
+
+    /// The message as it is sent.
+    #[must_use]
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let mut wire = RequestWire { netvm: PROTOCOL_VERSION, hello: None, name: None, qmp: None, pid: None };
+        match self {
+            Self::Hello(kind, name) => (wire.hello, wire.name) = (Some(*kind), Some(name.clone())),
+            Self::Qmp => wire.qmp = Some(true),
+            Self::Pid(pid) => wire.pid = Some(*pid),
+        }
+        json(&wire)
+    }
+}
+
+/// The sizes of the memory that comes with a grant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Granted {
+    /// Bytes of the control area.
+    pub control_bytes: u64,
+    /// Bytes of the region.
+    pub region_bytes: u64,
+    /// Whether the region may be mapped read-only only.
+    pub read_only: bool,
+}
+
+/// The answer of the switch.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reply {
+    netvm: u32,
+    #[serde(flatten)]
+    said: Said,
+}
+
+/// What the switch says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Said {
+    /// Here is the memory.
+    Ok(Granted),
+    /// No, and why.
+    Error(String),
+}
+
+impl Reply {
+    /// Wraps what is said in the current version.
+    #[must_use]
+    pub fn new(said: Said) -> Self {
+        Self { netvm: PROTOCOL_VERSION, said }
+    }
+
+    /// Reads an answer.
+    ///
+    /// # Errors
+    /// If it has another version or shape.
+    pub fn parse(bytes: &[u8]) -> Result<Said, ProtocolError> {
+        let Self { netvm: found, said } =
+            serde_json::from_slice(bytes).map_err(|error| ProtocolError::Shape(error.to_string()))?;
+        if found == PROTOCOL_VERSION { Ok(said) } else { Err(ProtocolError::Version { found }) }
+    }
+
+    /// The answer as it is sent.
+    #[must_use]
+    pub fn to_bytes(&self) -> Vec<u8> {
+        json(self)
+    }
+}
+
+fn json(message: &impl Serialize) -> Vec<u8> {
+    // Strings and numbers in structs: nothing here can fail to become JSON.
+    serde_json::to_vec(message).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_what_an_endpoint_says() {
+        let hello = Request::parse(br#"{"netvm":1,"hello":"process","name":"fwd0"}"#).unwrap();
+        assert_eq!(hello, Request::Hello(ClientKind::Process, "fwd0".to_owned()));
+        assert_eq!(Request::parse(br#"{"netvm":1,"qmp":true}"#).unwrap(), Request::Qmp);
+        assert_eq!(Request::parse(&Request::Pid(7).to_bytes()).unwrap(), Request::Pid(7));
+    }
+
+    #[test]
+    fn answers_in_the_shape_that_endpoints_read() {
+        let granted = Granted { control_bytes: 65536, region_bytes: 2_097_152, read_only: false };
+        assert_eq!(
+            String::from_utf8(Reply::new(Said::Ok(granted)).to_bytes()).unwrap(),
+            r#"{"netvm":1,"ok":{"control_bytes":65536,"region_bytes":2097152,"read_only":false}}"#
+        );
+        assert_eq!(
+            String::from_utf8(Reply::new(Said::Error("no".to_owned())).to_bytes()).unwrap(),
+            r#"{"netvm":1,"error":"no"}"#
+        );
+    }
+
+    #[test]
+    fn another_version_is_named_even_when_its_fields_are_unknown() {
+        assert_eq!(
+            Request::parse(br#"{"netvm":2,"greeting":"x"}"#),
+            Err(ProtocolError::Version { found: 2 })
+        );
+    }
+
+    #[test]
+    fn a_message_with_two_meanings_is_refused() {
+        assert!(Request::parse(br#"{"netvm":1,"qmp":true,"pid":1}"#).is_err());
+        assert!(Request::parse(br#"{"netvm":1,"hello":"vm"}"#).is_err());
+        assert!(Request::parse(br#"{"netvm":1,"qmp":true,"extra":1}"#).is_err());
+    }
+}

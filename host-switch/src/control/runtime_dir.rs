@@ -1,0 +1,245 @@
+//! The directory of one running switch: its lock, its sockets, its ledger.
+//!
+//! The lock is an `flock`, so the kernel lets go of it however the process ends; files that a killed switch
+//! left behind are removed by the next one of the same name.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, flock};
+
+/// Where runtime directories live unless the operator says otherwise.
+pub const ROOT_DEFAULT: &str = "/run/netvm";
+
+const LOCK: &str = "lock";
+
+/// Why a switch cannot take its runtime directory.
+#[derive(Debug, thiserror::Error)]
+pub enum RuntimeDirError {
+    /// The lock is held.
+    #[error(
+        "switch {name} already runs as process {pid}; stop it (`kill {pid}`) or choose another switch.name"
+    )]
+    AlreadyRuns {
+        /// Name of the switch.
+        name: String,
+        /// Who holds the lock, as written into it.
+        pid: String,
+    },
+    /// Somebody else holds a port.
+    #[error(
+        "port device {device} is already bound by process {pid}; stop that switch or give this port another device"
+    )]
+    PortBound {
+        /// The device as the config names it.
+        device: String,
+        /// Who holds it.
+        pid: String,
+    },
+    /// The directory cannot be used.
+    #[error(
+        "cannot use runtime directory {path}: {source}; run as root, or choose another with --run-dir PATH"
+    )]
+    Io {
+        /// What was touched.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+/// A claimed runtime directory. Dropping it removes everything in it.
+#[derive(Debug)]
+pub struct RuntimeDir {
+    path: PathBuf,
+    /// Held for the flock.
+    _lock: Lock,
+}
+
+impl RuntimeDir {
+    /// Claims `root/name` for this process and removes what an earlier switch left in it.
+    ///
+    /// # Errors
+    /// If another process holds it, or the directory cannot be made.
+    pub fn claim(root: &Path, name: &str) -> Result<Self, RuntimeDirError> {
+        let path = root.join(name);
+        make_dir(root, 0o755)?;
+        make_dir(&path, 0o700)?;
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o700)).map_err(at(&path))?;
+        let lock = match Lock::take(&path.join(LOCK)).map_err(at(&path))? {
+            Ok(lock) => lock,
+            Err(pid) => return Err(RuntimeDirError::AlreadyRuns { name: name.to_owned(), pid }),
+        };
+        let claimed = Self { path, _lock: lock };
+        claimed.remove_files().map_err(at(&claimed.path))?;
+        Ok(claimed)
+    }
+
+    /// The socket of the HTTP API.
+    #[must_use]
+    pub fn control_socket(&self) -> PathBuf {
+        self.path.join("control.sock")
+    }
+
+    /// The socket where processes and `netvm boot` fetch their memory.
+    #[must_use]
+    pub fn endpoint_socket(&self) -> PathBuf {
+        self.path.join("endpoint.sock")
+    }
+
+    /// The host-private file of ledger shards.
+    #[must_use]
+    pub fn ledger(&self) -> PathBuf {
+        self.path.join("ledger")
+    }
+
+    fn remove_files(&self) -> io::Result<()> {
+        for entry in fs::read_dir(&self.path)? {
+            let entry = entry?;
+            if entry.file_name() != LOCK {
+                fs::remove_file(entry.path())?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Drop for RuntimeDir {
+    fn drop(&mut self) {
+        // The lock goes last: until then nobody else can be between its own files and our removal.
+        let removed = self
+            .remove_files()
+            .and_then(|()| fs::remove_file(self.path.join(LOCK)))
+            .and_then(|()| fs::remove_dir(&self.path));
+        if let Err(error) = removed {
+            log::warn!(
+                "runtime directory {} stays behind: {error}; the next switch cleans it",
+                self.path.display()
+            );
+        }
+    }
+}
+
+/// The claim of one switch on a port device, so that two switches never poll the same one.
+#[derive(Debug)]
+pub struct PortClaim {
+    path: PathBuf,
+    _lock: Lock,
+}
+
+impl PortClaim {
+    /// Claims `identity` (what the device really is, see [`super::preflight`]) for this process.
+    ///
+    /// # Errors
+    /// If another process holds it.
+    pub fn take(root: &Path, identity: &str, device: &str) -> Result<Self, RuntimeDirError> {
+        let folder = root.join(".ports");
+        make_dir(&folder, 0o700)?;
+        let path = folder.join(identity);
+        match Lock::take(&path).map_err(at(&path))? {
+            Ok(lock) => Ok(Self { path, _lock: lock }),
+            Err(pid) => Err(RuntimeDirError::PortBound { device: device.to_owned(), pid }),
+        }
+    }
+}
+
+impl Drop for PortClaim {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_file(&self.path) {
+            log::warn!("port lock {} stays behind: {error}; it binds nobody", self.path.display());
+        }
+    }
+}
+
+/// A file that this process holds an exclusive flock on.
+#[derive(Debug)]
+struct Lock {
+    _file: File,
+}
+
+impl Lock {
+    /// The lock, or the process id that its holder wrote into it.
+    fn take(path: &Path) -> io::Result<Result<Self, String>> {
+        loop {
+            let mut file =
+                OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
+            if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+                return Ok(Err(holder_of(&mut file)));
+            }
+            // Between open and flock the former holder may have removed the file; then we locked nothing.
+            if fs::metadata(path).is_ok_and(|now| file.metadata().is_ok_and(|ours| ours.ino() == now.ino())) {
+                file.set_len(0)?;
+                file.write_all(std::process::id().to_string().as_bytes())?;
+                return Ok(Ok(Self { _file: file }));
+            }
+        }
+    }
+}
+
+fn holder_of(file: &mut File) -> String {
+    let mut pid = String::new();
+    match file.seek(SeekFrom::Start(0)).and_then(|_| file.read_to_string(&mut pid)) {
+        Ok(_) if !pid.trim().is_empty() => pid.trim().to_owned(),
+        _ => "(unknown)".to_owned(),
+    }
+}
+
+fn make_dir(path: &Path, mode: u32) -> Result<(), RuntimeDirError> {
+    match DirBuilder::new().mode(mode).create(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        other => other.map_err(at(path)),
+    }
+}
+
+fn at(path: &Path) -> impl FnOnce(io::Error) -> RuntimeDirError + use<> {
+    let path = path.to_owned();
+    move |source| RuntimeDirError::Io { path, source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn root(test: &str) -> PathBuf {
+        let root = std::env::temp_dir().join(format!("netvm-runtime-{}-{test}", std::process::id()));
+        fs::create_dir_all(&root).unwrap();
+        root
+    }
+
+    #[test]
+    fn a_second_claim_names_the_process_that_holds_the_first() {
+        let root = root("second");
+        let first = RuntimeDir::claim(&root, "blue").unwrap();
+        let text = RuntimeDir::claim(&root, "blue").unwrap_err().to_string();
+        assert!(text.contains(&format!("already runs as process {}", std::process::id())), "{text}");
+        drop(first);
+        RuntimeDir::claim(&root, "blue").unwrap();
+        fs::remove_dir_all(&root).unwrap();
+    }
+
+    #[test]
+    fn a_claim_removes_what_a_killed_switch_left() {
+        let root = root("stale");
+        fs::create_dir_all(root.join("blue")).unwrap();
+        fs::write(root.join("blue/control.sock"), "").unwrap();
+        fs::write(root.join("blue/lock"), "1").unwrap();
+        let claimed = RuntimeDir::claim(&root, "blue").unwrap();
+        assert!(!claimed.control_socket().exists());
+        drop(claimed);
+        assert!(!root.join("blue").exists());
+        fs::remove_dir_all(&root).unwrap();
+    }
+
+    #[test]
+    fn a_port_has_one_switch_at_a_time() {
+        let root = root("port");
+        let first = PortClaim::take(&root, "iface-7-eth0", "net_af_packet0,iface=eth0").unwrap();
+        let text = PortClaim::take(&root, "iface-7-eth0", "net_af_packet0,iface=eth0").unwrap_err().to_string();
+        assert!(text.contains("net_af_packet0,iface=eth0 is already bound by process"), "{text}");
+        drop(first);
+        PortClaim::take(&root, "iface-7-eth0", "net_af_packet0,iface=eth0").unwrap();
+        fs::remove_dir_all(&root).unwrap();
+    }
+}

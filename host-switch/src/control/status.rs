@@ -1,0 +1,176 @@
+//! What the switch says of itself: the answer of `GET /v1/status` and `GET /v1/audit`.
+//!
+//! These names are an interface: tools read them.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// State of one switch at one moment. Counters are cumulative since its start.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// Name of the switch.
+    pub switch: String,
+    /// Its process.
+    pub pid: u32,
+    /// How long it has run.
+    pub uptime_ms: u64,
+    /// Its polling threads.
+    pub lcores: Vec<LcoreStatus>,
+    /// Its ports.
+    pub ports: Vec<PortStatus>,
+    /// Its endpoints, in the order of their ids.
+    pub endpoints: Vec<EndpointStatus>,
+    /// The VMs that run.
+    pub vms: Vec<VmStatus>,
+    /// Dropped packets: domain, then reason.
+    pub drops: BTreeMap<String, BTreeMap<String, u64>>,
+    /// Buffers by holder, for each domain.
+    pub buffers: BTreeMap<String, BufferStatus>,
+    /// Packets whose bytes the host copied between two ports of one domain.
+    pub copies_in_trusted_chain: u64,
+}
+
+/// One polling thread.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct LcoreStatus {
+    /// Its number within the switch.
+    pub id: u16,
+    /// The CPU it is pinned to; none when it floats.
+    pub cpu: Option<usize>,
+    /// Rounds of its loop.
+    pub polls: u64,
+    /// Part of the rounds that found nothing, 0 to 1.
+    pub idle_share: f64,
+}
+
+/// One port.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct PortStatus {
+    /// Its name in the config.
+    pub name: String,
+    /// The DPDK driver.
+    pub driver: String,
+    /// Packets received.
+    pub rx_packets: u64,
+    /// Packets sent.
+    pub tx_packets: u64,
+    /// Bytes received.
+    pub rx_bytes: u64,
+    /// Bytes sent.
+    pub tx_bytes: u64,
+    /// Packets that the device or its driver lost for want of a buffer.
+    pub rx_nombuf: u64,
+    /// Packets that the device missed or marked as bad.
+    pub rx_missed: u64,
+    /// Packets that the device failed to send.
+    pub tx_errors: u64,
+    /// Packets that came in by a copy, because the NIC could not write them into the region.
+    pub copies: u64,
+}
+
+/// One endpoint.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct EndpointStatus {
+    /// `owner/service`, with `#n` behind it when an owner has several of one service.
+    pub name: String,
+    /// The VM or process it lives in.
+    pub owner: String,
+    /// `vm` or `process`.
+    pub kind: String,
+    /// The service it is an instance of.
+    pub service: String,
+    /// The domain whose buffers it holds.
+    pub domain: String,
+    /// detached, published, attached, refused or quarantined.
+    pub phase: String,
+    /// The epoch of the last attach; 0 = never.
+    pub epoch: u32,
+    /// Whether packets are lent to it now.
+    pub fed: bool,
+    /// Buffers it holds.
+    pub held: u64,
+    /// Most buffers it may hold.
+    pub quota: u64,
+    /// Packets lent to it.
+    pub received: u64,
+    /// Packets it gave back.
+    pub returned: u64,
+    /// Packets not lent to it or lost with it, by reason.
+    #[serde(default)]
+    pub drops: BTreeMap<String, u64>,
+    /// Descriptors refused, by violation.
+    #[serde(default)]
+    pub faults: BTreeMap<String, u64>,
+    /// What the NF counts for itself. Shown, not believed.
+    #[serde(default)]
+    pub nf: BTreeMap<String, u64>,
+}
+
+/// One VM that runs.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VmStatus {
+    /// Its name in the config.
+    pub name: String,
+    /// `kvm` or `tcg`, as `netvm boot` said.
+    pub accelerator: String,
+    /// QEMU's process id, as `netvm boot` said.
+    pub pid: i32,
+}
+
+/// The terms of the conservation law for one domain, each counted by its own walk.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BufferStatus {
+    /// Buffers in the region.
+    pub total: u64,
+    /// Free.
+    pub pool: u64,
+    /// Given to a device driver.
+    pub pmd: u64,
+    /// In the hands of an lcore.
+    pub lcore: u64,
+    /// Held by endpoints.
+    pub endpoints: BTreeMap<String, u64>,
+    /// Held by endpoints that are gone without proof that nothing of theirs still runs.
+    pub quarantined: u64,
+    /// Sum of the terms above.
+    pub sum: u64,
+}
+
+impl BufferStatus {
+    /// Whether every buffer is accounted for.
+    #[must_use]
+    pub fn balances(&self) -> bool {
+        self.sum == self.total
+    }
+}
+
+/// The answer of `GET /v1/audit`: each lcore has walked its own shards.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Audit {
+    /// Name of the switch.
+    pub switch: String,
+    /// Whether every shard balances.
+    pub balances: bool,
+    /// One entry for each domain and lcore.
+    pub shards: Vec<ShardStatus>,
+}
+
+/// One shard.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShardStatus {
+    /// The domain.
+    pub domain: String,
+    /// The lcore that owns it.
+    pub lcore: u16,
+    /// Its buffers.
+    #[serde(flatten)]
+    pub buffers: BufferStatus,
+}
+
+/// The answer to a request that failed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ApiError {
+    /// What went wrong.
+    pub error: String,
+}
