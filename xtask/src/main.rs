@@ -1,5 +1,6 @@
 //! The project's own commands: demo, test, image, setup, clean.
 
+mod bench;
 mod demo;
 mod error;
 mod packages;
@@ -38,6 +39,8 @@ enum Task {
     Image,
     /// Installs the packages that building and testing need, and says which.
     Setup(packages::Options),
+    /// Measures a scenario beside its peers: builds everything, then runs it.
+    Bench(bench::Options),
     /// Undoes what a killed demo or test left behind: namespaces, hugepages, processes.
     Clean,
 }
@@ -65,6 +68,7 @@ fn run(task: Task) -> Result<(), XtaskError> {
             println!("kernel    {}\ninitramfs {}", image.kernel.display(), image.initramfs.display());
             Ok(())
         }
+        Task::Bench(options) => bench::run(&workspace, &options),
         Task::Setup(options) => packages::setup(&options),
         Task::Clean => {
             let undone = lab::journal::undo_stale()?;

@@ -1,0 +1,30 @@
+//! What can go wrong in a benchmark.
+
+use lab::error::LabError;
+
+/// A benchmark that gives no result.
+#[derive(Debug, thiserror::Error)]
+pub enum BenchError {
+    /// Something in the laboratory failed.
+    #[error(transparent)]
+    Lab(#[from] LabError),
+    /// Fewer cores than the scenario pins.
+    #[error("this scenario pins two cores, and there is {0}")]
+    Cores(usize),
+    /// A program of the scenario printed something else than a number.
+    #[error("{program} printed {output:?}, not a rate")]
+    NoRate {
+        /// Which.
+        program: &'static str,
+        /// What it said.
+        output: String,
+    },
+    /// The yardstick is too short.
+    #[error(
+        "the result is invalid: the bare ring reached {ratio:.2} of rte_ring, and must reach at least 1.0"
+    )]
+    Yardstick {
+        /// Bare ring over rte_ring.
+        ratio: f64,
+    },
+}
