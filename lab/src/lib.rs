@@ -8,6 +8,7 @@
 pub mod artifacts;
 pub mod child;
 pub mod error;
+pub mod flood;
 pub mod hugepages;
 pub mod journal;
 pub mod namespace;

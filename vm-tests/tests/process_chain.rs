@@ -1,0 +1,236 @@
+//! A chain with one forwarder as a host process: real hosts, real traffic, real deaths.
+
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use lab::flood::Flood;
+use lab::namespace::Namespace;
+use lab::switch::Switch;
+use lab::transfer::{Download, HttpServer, Payload, ping};
+use rustix::process::Signal;
+use vm_tests::random::Random;
+use vm_tests::scene::{assert_conserved, wait_all_home};
+use vm_tests::{Scene, capture};
+
+const ONE_FORWARDER: &str = r#"
+[switch]
+name = "NAME"
+lcores = [0]
+
+[[domain]]
+name = "blue"
+region_mib = 16
+pages = "hugetlb-or-plain"
+
+[[port]]
+name = "client"
+device = "net_af_packet0,iface=IDc"
+domain = "blue"
+chain = "upstream"
+
+[[port]]
+name = "server"
+device = "net_af_packet1,iface=IDs"
+domain = "blue"
+chain = "downstream"
+
+[[service]]
+name = "forwarder"
+when_dead = "WHEN_DEAD"
+
+[[chain]]
+name = "upstream"
+path = ["forwarder"]
+egress = "server"
+
+[[chain]]
+name = "downstream"
+path = ["forwarder"]
+egress = "client"
+
+[[process]]
+name = "fwd0"
+domain = "blue"
+
+[[process.endpoint]]
+service = "forwarder"
+quota_buffers = 512
+ring_slots = 1024
+"#;
+
+const SERVER: &str = "10.1.0.3";
+
+fn hosts(scene: &Scene) -> (Namespace, Namespace) {
+    (scene.host("c", "10.1.0.2/24", None), scene.host("s", "10.1.0.3/24", None))
+}
+
+fn attached(switch: &mut Switch) {
+    switch.wait_attached(&["fwd0"], Duration::from_secs(20)).unwrap_or_else(|err| panic!("{err}"));
+}
+
+#[test]
+fn pings_and_a_file_cross_a_forwarder_without_a_copy() {
+    let scene = Scene::new();
+    let (client, server) = hosts(&scene);
+    let mut switch = scene.switch(&ONE_FORWARDER.replace("WHEN_DEAD", "closed"));
+    let _nf = switch.start_process("fwd0", "forwarder", &[]).unwrap();
+    attached(&mut switch);
+
+    let pings = ping(&client, SERVER, 20, 20).unwrap();
+    assert_eq!(pings.answered, 20, "{pings:?}");
+
+    let payload = Payload::write(&scene.dir, "payload.bin", 16 << 20, 1).unwrap();
+    let _http = HttpServer::start(&server, &scene.dir, &scene.dir, &scene.journal).unwrap();
+    let into = scene.dir.join("received.bin");
+    let limit = Duration::from_secs(60);
+    let download =
+        Download::start(&client, SERVER, &payload.name, &into, limit, &scene.dir, &scene.journal).unwrap();
+    let downloaded = download.finish(limit).unwrap();
+    assert_eq!((downloaded.bytes, downloaded.sha256), (payload.bytes, payload.sha256));
+
+    let status = switch.status().unwrap();
+    assert_eq!(status.copies_in_trusted_chain, 0);
+    assert!(status.endpoint_of("fwd0").unwrap().returned > 10_000);
+    assert_conserved(&status);
+    switch.stop().unwrap();
+}
+
+#[test]
+fn a_chain_whose_service_is_dead_drops_by_name_when_closed() {
+    let scene = Scene::new();
+    let (client, _server) = hosts(&scene);
+    let switch = scene.switch(&ONE_FORWARDER.replace("WHEN_DEAD", "closed"));
+    assert_eq!(ping(&client, SERVER, 3, 20).unwrap().answered, 0);
+    let status = switch.status().unwrap();
+    assert!(status.dropped("service_dead") > 0, "{:?}", status.drops);
+    assert_conserved(&status);
+    switch.stop().unwrap();
+}
+
+#[test]
+fn a_chain_whose_service_is_dead_goes_round_it_when_open() {
+    let scene = Scene::new();
+    let (client, _server) = hosts(&scene);
+    let switch = scene.switch(&ONE_FORWARDER.replace("WHEN_DEAD", "open"));
+    assert_eq!(ping(&client, SERVER, 5, 20).unwrap().answered, 5);
+    switch.stop().unwrap();
+}
+
+#[test]
+fn fifty_killed_forwarders_lose_no_buffer() {
+    let scene = Scene::new();
+    let (client, server) = hosts(&scene);
+    let mut switch = scene.switch(&ONE_FORWARDER.replace("WHEN_DEAD", "closed"));
+    let flood = Flood::start(&client, &server, Ipv4Addr::new(10, 1, 0, 3), 9000, 20_000).unwrap();
+    let mut random = Random::seeded(0x006b_696c_6c65_6421);
+    for round in 0..50 {
+        let nf = switch.start_process("fwd0", "forwarder", &[]).unwrap();
+        attached(&mut switch);
+        std::thread::sleep(Duration::from_micros(random.below(60_000)));
+        nf.kill().unwrap();
+        let status = wait_all_home(&mut switch, "fwd0");
+        assert_conserved(&status);
+        assert_eq!(status.endpoint_of("fwd0").unwrap().epoch, round + 1, "one epoch for each attach");
+    }
+    let nf = switch.start_process("fwd0", "forwarder", &[]).unwrap();
+    attached(&mut switch);
+    let before = flood.count().received;
+    std::thread::sleep(Duration::from_millis(500));
+    let count = flood.stop();
+    assert!(count.received > before, "the chain goes on after 50 deaths: {count:?}");
+    assert_eq!((count.damaged, count.reordered), (0, 0), "{count:?}");
+    drop(nf);
+    switch.stop().unwrap();
+}
+
+#[test]
+fn a_paused_forwarder_goes_on_where_it_was() {
+    let scene = Scene::new();
+    let (client, server) = hosts(&scene);
+    let mut switch = scene.switch(&ONE_FORWARDER.replace("WHEN_DEAD", "closed"));
+    let nf = switch.start_process("fwd0", "forwarder", &[]).unwrap();
+    attached(&mut switch);
+    let flood = Flood::start(&client, &server, Ipv4Addr::new(10, 1, 0, 3), 9000, 5_000).unwrap();
+    std::thread::sleep(Duration::from_millis(300));
+    nf.signal(Signal::STOP);
+    std::thread::sleep(Duration::from_secs(4));
+    assert_conserved(&switch.status().unwrap());
+    nf.signal(Signal::CONT);
+    std::thread::sleep(Duration::from_millis(300));
+    let before = flood.count().received;
+    std::thread::sleep(Duration::from_millis(700));
+    let count = flood.stop();
+    assert!(count.received > before + 1000, "packets flow again: {count:?}, {before} before");
+    assert_eq!(count.damaged, 0, "{count:?}");
+    let status = switch.status().unwrap();
+    assert_eq!(status.endpoint_of("fwd0").unwrap().epoch, 1, "no new attach was needed");
+    assert_conserved(&status);
+    switch.stop().unwrap();
+}
+
+const PLAYBACK: &str = r#"
+[switch]
+name = "NAME"
+lcores = [0]
+
+[[domain]]
+name = "blue"
+region_mib = 16
+pages = "hugetlb-or-plain"
+
+[[port]]
+name = "in"
+device = "net_pcap0,rx_pcap=DIR/in.pcap,tx_pcap=DIR/unused.pcap"
+domain = "blue"
+chain = "through"
+paced = true
+
+[[port]]
+name = "out"
+device = "net_pcap1,rx_pcap=DIR/none.pcap,tx_pcap=DIR/out.pcap"
+domain = "blue"
+chain = "back"
+
+[[service]]
+name = "forwarder"
+
+[[chain]]
+name = "through"
+path = ["forwarder"]
+egress = "out"
+
+[[chain]]
+name = "back"
+path = ["forwarder"]
+egress = "in"
+
+[[process]]
+name = "fwd0"
+domain = "blue"
+
+[[process.endpoint]]
+service = "forwarder"
+quota_buffers = 512
+ring_slots = 512
+"#;
+
+#[test]
+fn a_capture_comes_out_byte_for_byte_and_in_order() {
+    let scene = Scene::new();
+    let frames = capture::udp_frames(20_000, 7, 42);
+    capture::write(&scene.dir.join("in.pcap"), &frames);
+    capture::write(&scene.dir.join("none.pcap"), &[]);
+    let mut switch = scene.switch(PLAYBACK);
+    let _nf = switch.start_process("fwd0", "forwarder", &[]).unwrap();
+    let expected = frames.len() as u64;
+    switch
+        .wait_for("the capture to be played", Duration::from_secs(60), |status| {
+            status.port("out").is_some_and(|port| port.tx_packets == expected)
+        })
+        .unwrap_or_else(|err| panic!("{err}"));
+    let status = switch.status().unwrap();
+    assert_conserved(&status);
+    assert!(status.drops_by_reason().values().all(|packets| *packets == 0), "{:?}", status.drops);
+    switch.stop().unwrap();
+    assert!(capture::read(&scene.dir.join("out.pcap")) == frames, "the frames differ");
+}
