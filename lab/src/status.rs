@@ -29,6 +29,8 @@ pub struct Vm {
     pub name: String,
     /// kvm or tcg.
     pub accelerator: String,
+    /// QEMU's process, which leads a process group of its own.
+    pub pid: u32,
 }
 
 /// One port.

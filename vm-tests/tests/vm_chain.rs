@@ -6,6 +6,7 @@ use std::time::Duration;
 use lab::child::Child;
 use lab::flood::Flood;
 use lab::namespace::Namespace;
+use lab::process::ProcessId;
 use lab::switch::Switch;
 use lab::transfer::{Download, HttpServer, Payload, ping};
 use rustix::process::Signal;
@@ -100,9 +101,16 @@ ring_slots = 512
 "#;
 
 fn boot_both(switch: &mut Switch) -> Vec<Child> {
-    let vms = VMS.iter().map(|vm| switch.boot(vm).unwrap()).collect();
+    let vms = VMS.iter().map(|vm| switch.boot(vm).expect("a boot")).collect();
     switch.wait_attached(&VMS, BOOT_LIMIT).unwrap_or_else(|err| panic!("{err}"));
     vms
+}
+
+/// Signals the QEMU process of a VM, which leads a group of its own.
+fn signal_qemu(switch: &Switch, vm: &str, signal: Signal) {
+    let status = switch.status().expect("a status");
+    let qemu = status.vms.iter().find(|running| running.name == vm).expect("a running VM");
+    ProcessId::of(qemu.pid).expect("a live QEMU").signal_group(signal);
 }
 
 fn hosts(scene: &Scene) -> (Namespace, Namespace) {
@@ -170,7 +178,8 @@ fn killed_vms_lose_no_buffer_and_serve_again_after_a_boot() {
     for kill in 0..kills {
         std::thread::sleep(Duration::from_millis(200 + random.below(300)));
         let at = usize::try_from(random.below(2)).unwrap();
-        vms.remove(at).kill().unwrap();
+        signal_qemu(&switch, VMS[at], Signal::KILL);
+        vms.remove(at).wait(Duration::from_secs(10)).unwrap();
         let status = wait_all_home(&mut switch, VMS[at]);
         assert_conserved(&status);
         vms.insert(at, switch.boot(VMS[at]).unwrap());
@@ -194,10 +203,10 @@ fn a_vm_that_is_paused_for_ten_seconds_goes_on_where_it_was() {
     let vms = boot_both(&mut switch);
     let flood = Flood::start(&client, &server, Ipv4Addr::new(10, 1, 0, 3), 9000, 2_000).unwrap();
     std::thread::sleep(Duration::from_millis(500));
-    vms[0].signal(Signal::STOP);
+    signal_qemu(&switch, VMS[0], Signal::STOP);
     std::thread::sleep(Duration::from_secs(10));
     assert_conserved(&switch.status().unwrap());
-    vms[0].signal(Signal::CONT);
+    signal_qemu(&switch, VMS[0], Signal::CONT);
     std::thread::sleep(Duration::from_secs(1));
     let before = flood.count().received;
     std::thread::sleep(Duration::from_secs(1));
