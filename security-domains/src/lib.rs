@@ -1,1 +1,52 @@
 //! The configuration language: ports, domains, VMs, services, chains; findings instead of failures.
+//!
+//! [`load`] reads one TOML file. Either everything in it is legal and a [`Config`] comes back with every
+//! name resolved to an id, or [`Findings`] come back: all of them, each with the place in the file, the
+//! rule, what was found and the nearest legal value.
+//!
+//! The tables of keys ([`key::Table`]) are the one description of the language: the reader checks by them,
+//! and [`schema`] and the table in the README are printed from them.
+#![forbid(unsafe_code)]
+#![warn(missing_docs)]
+
+mod chain;
+mod config;
+mod cursor;
+mod domain;
+mod endpoint;
+mod finding;
+pub mod form;
+mod ids;
+pub mod key;
+mod manual;
+mod names;
+mod nearest;
+mod need;
+mod port;
+mod prefix;
+mod process;
+mod rule;
+mod schema;
+mod scope;
+mod service;
+mod source;
+mod switch;
+mod vm;
+mod word;
+
+pub use chain::Chain;
+pub use config::{Config, EndpointListing, Owner, load, parse};
+pub use domain::{Domain, PAGE_BYTES, Pages};
+pub use endpoint::Endpoint;
+pub use finding::{Finding, Findings, Kind};
+pub use ids::{ChainId, DomainId, EndpointId, PortId, ProcessId, ServiceId, VmId};
+pub use manual::key_tables;
+pub use need::{BURST_BUFFERS, DomainNeed, PortTerm};
+pub use port::{FRAME_HEADER_BYTES, HEADROOM_BYTES, Port};
+pub use prefix::Prefix;
+pub use process::Process;
+pub use rule::{PortRange, Rule, RuleAction};
+pub use schema::schema;
+pub use service::{Service, Target, WhenDead};
+pub use switch::{Idle, Switch};
+pub use vm::{Access, Vm, VmEndpoint, VmFile};

@@ -1,0 +1,246 @@
+//! A whole configuration, checked: what `netvm` runs from.
+
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+use toml_edit::Document;
+
+use crate::chain::Chain;
+use crate::cursor::{Book, Cursor};
+use crate::domain::Domain;
+use crate::endpoint::Endpoint;
+use crate::finding::Findings;
+use crate::ids::{ChainId, DomainId, PortId, ProcessId, ServiceId, VmId};
+use crate::need::DomainNeed;
+use crate::port::{Devices, Port};
+use crate::process::Process;
+use crate::rule::Rule;
+use crate::scope::{self, OwnerTables, Scope};
+use crate::service::Service;
+use crate::source::Source;
+use crate::switch::Switch;
+use crate::vm::Vm;
+
+/// A checked configuration. Ids are positions in these lists, which are in file order.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Config {
+    /// The file it came from.
+    pub file: PathBuf,
+    /// The switch process.
+    pub switch: Switch,
+    /// Security domains.
+    pub domains: Vec<Domain>,
+    /// Edges of the switch.
+    pub ports: Vec<Port>,
+    /// Named roles.
+    pub services: Vec<Service>,
+    /// Services in order.
+    pub chains: Vec<Chain>,
+    /// Which packets take another chain; the first match wins.
+    pub rules: Vec<Rule>,
+    /// Guests.
+    pub vms: Vec<Vm>,
+    /// NFs as host processes.
+    pub processes: Vec<Process>,
+}
+
+/// Whose endpoint it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Owner {
+    /// A VM's.
+    Vm(VmId),
+    /// A process's.
+    Process(ProcessId),
+}
+
+/// An endpoint with its surroundings.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct EndpointListing<'c> {
+    /// Its id, service, quota and rings.
+    #[serde(flatten)]
+    pub endpoint: &'c Endpoint,
+    /// Whose it is.
+    pub owner: Owner,
+    /// The owner's name.
+    pub owner_name: &'c str,
+    /// Its position among the owner's endpoints, and in the owner's control area.
+    pub position: u16,
+    /// The owner's domain.
+    pub domain: DomainId,
+    /// `owner/service`; with `#position` behind it if the owner has that service twice.
+    pub name: String,
+}
+
+/// Reads and checks a configuration file.
+///
+/// # Errors
+/// All findings, or the one that the file cannot be read ([`Findings::is_unreadable`]).
+pub fn load(path: &Path) -> Result<Config, Findings> {
+    let file = path.to_string_lossy();
+    let bytes = std::fs::read(path).map_err(|error| Findings::unreadable(&file, &error))?;
+    let text = String::from_utf8(bytes).map_err(|error| {
+        let at = error.utf8_error().valid_up_to();
+        let reason = format!("byte {at} is not UTF-8");
+        Findings::unreadable(&file, &std::io::Error::new(std::io::ErrorKind::InvalidData, reason))
+    })?;
+    read(&text, path, &file)
+}
+
+/// Checks the text of a configuration file; relative paths in it count from the folder of `file_name`.
+///
+/// # Errors
+/// All findings.
+pub fn parse(text: &str, file_name: &str) -> Result<Config, Findings> {
+    read(text, Path::new(file_name), file_name)
+}
+
+fn read(text: &str, path: &Path, file: &str) -> Result<Config, Findings> {
+    let book = Book::new(Source::new(file, text));
+    let config = match Document::parse(text) {
+        Ok(document) => read_document(&book, &document, path),
+        Err(error) => {
+            book.refuse_syntax(&error);
+            None
+        }
+    };
+    match (config, book.into_findings()) {
+        (Some(config), findings) if findings.is_empty() => Ok(config),
+        (_, findings) => {
+            assert!(!findings.is_empty(), "a configuration is refused for a reason");
+            Err(Findings::sorted(findings))
+        }
+    }
+}
+
+fn read_document<'d>(book: &'d Book<'d>, document: &'d Document<&str>, path: &Path) -> Option<Config> {
+    let root = Cursor::root(book, &scope::TABLE, document.as_table());
+    let scope = Scope::gather(&root);
+    let config = read_tables(&scope, path)?;
+    for (need, cursor) in config.needs().iter().zip(&scope.domains.cursors) {
+        need.check(cursor);
+    }
+    Some(config)
+}
+
+/// Reads every table, so that every finding is made, before the first refused one ends the reading.
+fn read_tables(scope: &Scope<'_>, path: &Path) -> Option<Config> {
+    let folder = path.parent().unwrap_or(Path::new(""));
+    let switch = scope.switch.as_ref().map(Switch::read);
+    let domains = all(scope.domains.iter().map(|(cursor, name)| Domain::read(cursor, name)));
+    let mut devices = Devices::new();
+    let ports = all(scope.ports.iter().map(|(cursor, name)| Port::read(cursor, name, scope, &mut devices)));
+    let services = all((0..)
+        .zip(scope.services.iter())
+        .map(|(id, (cursor, name))| Service::read(cursor, ServiceId(id), name, scope)));
+    let chains = all(scope.chains.iter().map(|(cursor, name)| Chain::read(cursor, name, scope)));
+    let rules = all(scope.rules.iter().map(|cursor| Rule::read(cursor, scope)));
+    let mut next_endpoint = 0;
+    let vms =
+        all(scope.vm_tables.iter().zip(scope.vms.iter()).map(|(owner, (_, name))| {
+            Vm::read(owner, name, scope, take_ids(&mut next_endpoint, owner), folder)
+        }));
+    let processes =
+        all(scope.process_tables.iter().zip(scope.processes.iter()).map(|(owner, (_, name))| {
+            Process::read(owner, name, scope, take_ids(&mut next_endpoint, owner))
+        }));
+    Some(Config {
+        file: path.to_owned(),
+        switch: switch??,
+        domains: domains?,
+        ports: ports?,
+        services: services?,
+        chains: chains?,
+        rules: rules?,
+        vms: vms?,
+        processes: processes?,
+    })
+}
+
+/// Unlike collecting an `Option`, asks for every element before it gives up.
+fn all<T>(read: impl Iterator<Item = Option<T>>) -> Option<Vec<T>> {
+    let read: Vec<Option<T>> = read.collect();
+    read.into_iter().collect()
+}
+
+/// The id of an owner's first endpoint. The limits of the tables keep the count within 16 bits.
+fn take_ids(next: &mut u16, owner: &OwnerTables<'_>) -> u16 {
+    let first = *next;
+    *next = first.saturating_add(u16::try_from(owner.endpoints.len()).unwrap_or(u16::MAX));
+    first
+}
+
+impl Config {
+    /// Every endpoint in the order of its id, with its owner, domain, service and quota.
+    #[must_use]
+    pub fn endpoints(&self) -> Vec<EndpointListing<'_>> {
+        let vms = (0..).zip(&self.vms).flat_map(|(id, vm)| {
+            let own: Vec<&Endpoint> = vm.endpoints.iter().map(|endpoint| &endpoint.endpoint).collect();
+            self.listings(Owner::Vm(VmId(id)), &vm.name, vm.domain, own)
+        });
+        let processes = (0..).zip(&self.processes).flat_map(|(id, process)| {
+            let own = process.endpoints.iter().collect();
+            self.listings(Owner::Process(ProcessId(id)), &process.name, process.domain, own)
+        });
+        vms.chain(processes).collect()
+    }
+
+    fn listings<'c>(
+        &'c self,
+        owner: Owner,
+        owner_name: &'c str,
+        domain: DomainId,
+        own: Vec<&'c Endpoint>,
+    ) -> Vec<EndpointListing<'c>> {
+        let listing = |(position, endpoint): (u16, &&'c Endpoint)| {
+            let twice = own.iter().filter(|other| other.service == endpoint.service).count() > 1;
+            let service = &self.services[endpoint.service.index()].name;
+            let name = if twice {
+                format!("{owner_name}/{service}#{position}")
+            } else {
+                format!("{owner_name}/{service}")
+            };
+            EndpointListing { endpoint, owner, owner_name, position, domain, name }
+        };
+        (0..).zip(&own).map(listing).collect()
+    }
+
+    /// What each domain needs at least, in the order of the domains.
+    #[must_use]
+    pub fn needs(&self) -> Vec<DomainNeed> {
+        (0..).zip(&self.domains).map(|(id, _)| DomainNeed::of(self, DomainId(id))).collect()
+    }
+
+    /// The folder that relative paths in the file count from.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        self.file.parent().unwrap_or(Path::new(""))
+    }
+}
+
+macro_rules! lookups {
+    ($($(#[$doc:meta])* $method:ident in $list:ident gives $id:ident, $item:ident;)+) => {
+        impl Config {$(
+            $(#[$doc])*
+            #[must_use]
+            pub fn $method(&self, name: &str) -> Option<($id, &$item)> {
+                (0..).map($id).zip(&self.$list).find(|(_, item)| item.name == name)
+            }
+        )+}
+    };
+}
+
+lookups! {
+    /// The domain of this name.
+    domain_named in domains gives DomainId, Domain;
+    /// The port of this name.
+    port_named in ports gives PortId, Port;
+    /// The service of this name.
+    service_named in services gives ServiceId, Service;
+    /// The chain of this name.
+    chain_named in chains gives ChainId, Chain;
+    /// The VM of this name.
+    vm_named in vms gives VmId, Vm;
+    /// The process of this name.
+    process_named in processes gives ProcessId, Process;
+}

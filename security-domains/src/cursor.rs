@@ -1,0 +1,391 @@
+//! A table of the document while it is read: each look at a key checks it and writes down what is wrong.
+
+use std::cell::RefCell;
+use std::ops::Range;
+
+use toml_edit::{Item, TableLike, Value};
+
+use crate::finding::{Finding, Kind};
+use crate::form::{Form, is_name};
+use crate::key::{Key, Presence, Table};
+use crate::names::NameTable;
+use crate::nearest::nearest;
+use crate::source::{Source, printable};
+
+/// Where findings are written down while a document is read.
+pub(crate) struct Book<'t> {
+    source: Source<'t>,
+    findings: RefCell<Vec<Finding>>,
+}
+
+/// One value of the document: how to name it, where it stands, how it is spelt.
+#[derive(Clone, Debug)]
+pub(crate) struct Place {
+    path: String,
+    span: Range<usize>,
+    got: String,
+}
+
+impl<'t> Book<'t> {
+    pub(crate) fn new(source: Source<'t>) -> Self {
+        Self { source, findings: RefCell::new(Vec::new()) }
+    }
+
+    pub(crate) fn refuse(&self, place: &Place, kind: Kind, rule: impl Into<String>, nearest: Vec<String>) {
+        let (line, column) = self.source.position(place.span.start);
+        self.findings.borrow_mut().push(Finding {
+            file: self.source.file.to_owned(),
+            line,
+            column,
+            key: place.path.clone(),
+            rule: rule.into(),
+            got: place.got.clone(),
+            nearest,
+            kind,
+        });
+    }
+
+    /// The finding for a text that is not TOML.
+    pub(crate) fn refuse_syntax(&self, error: &toml_edit::TomlError) {
+        let span = error.span().unwrap_or_default();
+        let got = self.source.excerpt(&span);
+        let place = Place { path: String::from("text"), span, got };
+        let rule = format!("must be TOML ({})", printable(error.message()));
+        self.refuse(&place, Kind::Syntax, rule, Vec::new());
+    }
+
+    pub(crate) fn into_findings(self) -> Vec<Finding> {
+        self.findings.into_inner()
+    }
+}
+
+/// A table as the parser gives it; one that the file never heads has no span.
+type SpannedTable<'d> = (&'d dyn TableLike, Option<Range<usize>>);
+
+/// A table of the document and the keys that it may have.
+#[derive(Clone)]
+pub(crate) struct Cursor<'d> {
+    book: &'d Book<'d>,
+    spec: &'static Table,
+    table: &'d dyn TableLike,
+    span: Range<usize>,
+    path: String,
+}
+
+impl<'d> Cursor<'d> {
+    /// The document itself.
+    pub(crate) fn root(book: &'d Book<'d>, spec: &'static Table, table: &'d dyn TableLike) -> Self {
+        let root = Self { book, spec, table, span: 0..0, path: String::new() };
+        root.refuse_unknown_keys();
+        root
+    }
+
+    /// What findings about this table start with: `domain[blue]`.
+    pub(crate) fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// The line on which a key stands.
+    pub(crate) fn line(&self, key: &Key) -> usize {
+        self.book.source.position(self.place(key).span.start).0
+    }
+
+    fn key_path(&self, name: &str) -> String {
+        if self.path.is_empty() { name.to_owned() } else { format!("{}.{name}", self.path) }
+    }
+
+    fn refuse_unknown_keys(&self) {
+        let known = || self.spec.keys.iter().map(|key| key.name);
+        for (name, _) in self.table.iter() {
+            if known().any(|key| key == name) {
+                continue;
+            }
+            let span = self.table.key(name).and_then(toml_edit::Key::span).unwrap_or(self.span.clone());
+            let name = printable(name);
+            let place = Place { path: self.key_path(&name), span, got: name.clone() };
+            let near = nearest(&name, known()).into_iter().map(str::to_owned).collect();
+            let owner =
+                if self.spec.header.is_empty() { String::from("the file") } else { self.spec.header.into() };
+            self.book.refuse(&place, Kind::UnknownKey, format!("must be a key of {owner}"), near);
+        }
+    }
+
+    fn item(&self, key: &Key) -> Option<&'d Item> {
+        self.table.get(key.name).filter(|item| !item.is_none())
+    }
+
+    /// Where the value of a key stands; the head of the table when it is missing.
+    pub(crate) fn place(&self, key: &Key) -> Place {
+        let path = self.key_path(key.name);
+        let Some(item) = self.item(key) else {
+            return Place { path, span: self.span.clone(), got: String::from("nothing") };
+        };
+        let key_span = || self.table.key(key.name).and_then(toml_edit::Key::span);
+        let span = item.span().or_else(key_span).unwrap_or(self.span.clone());
+        let got = match item {
+            Item::Value(_) => self.book.source.excerpt(&span),
+            Item::ArrayOfTables(tables) => format!("{} tables", tables.len()),
+            Item::Table(_) | Item::None => String::from("a table"),
+        };
+        Place { path, span, got }
+    }
+
+    /// The table as a whole.
+    pub(crate) fn whole(&self, got: &str) -> Place {
+        Place { path: self.path.clone(), span: self.span.clone(), got: got.to_owned() }
+    }
+
+    /// Writes down that the value of a key breaks a rule.
+    pub(crate) fn refuse(&self, key: &Key, kind: Kind, rule: impl Into<String>, nearest: Vec<String>) {
+        self.book.refuse(&self.place(key), kind, rule, nearest);
+    }
+
+    /// Writes down that a value breaks a rule.
+    pub(crate) fn refuse_at(&self, place: &Place, kind: Kind, rule: impl Into<String>, nearest: Vec<String>) {
+        self.book.refuse(place, kind, rule, nearest);
+    }
+
+    fn refuse_form(&self, key: &Key, nearest: Vec<String>) {
+        self.refuse(key, Kind::Value, key.form.rule(), nearest);
+    }
+
+    /// The value of a key; a finding if it is a table, or missing and needed.
+    pub(crate) fn value(&self, key: &Key) -> Option<&'d Value> {
+        match self.item(key) {
+            Some(Item::Value(value)) => Some(value),
+            Some(_) => {
+                self.refuse_form(key, Vec::new());
+                None
+            }
+            None => {
+                if matches!(key.presence, Presence::Needed) {
+                    self.refuse_form(key, Vec::new());
+                }
+                None
+            }
+        }
+    }
+
+    pub(crate) fn has(&self, key: &Key) -> bool {
+        self.item(key).is_some()
+    }
+
+    /// A number that is legal in the form of its key, or its default.
+    pub(crate) fn number(&self, key: &Key) -> Option<u32> {
+        let Form::Number(number) = key.form else { unreachable!("{} is not a number", key.name) };
+        if let Presence::Number(default) = key.presence
+            && !self.has(key)
+        {
+            return Some(default);
+        }
+        let found = self.value(key)?;
+        if let Some(legal) = found.as_integer().and_then(|found| number.check(found)) {
+            return Some(legal);
+        }
+        let meant = found.as_integer().or_else(|| found.as_str().and_then(|text| text.trim().parse().ok()));
+        let near = meant.map(|meant| number.nearest(meant)).unwrap_or_default();
+        self.refuse_form(key, near.iter().map(u32::to_string).collect());
+        None
+    }
+
+    /// A number whose form keeps it within 16 bits.
+    pub(crate) fn number_u16(&self, key: &Key) -> Option<u16> {
+        self.number(key).and_then(|number| u16::try_from(number).ok())
+    }
+
+    /// The number of a key if it is legal; no finding otherwise.
+    pub(crate) fn peek_number(&self, key: &Key) -> Option<u32> {
+        match (&key.form, key.presence, self.item(key)) {
+            (Form::Number(number), _, Some(item)) => item.as_integer().and_then(|found| number.check(found)),
+            (_, Presence::Number(default), None) => Some(default),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn flag(&self, key: &Key) -> Option<bool> {
+        if let Presence::Flag(default) = key.presence
+            && !self.has(key)
+        {
+            return Some(default);
+        }
+        let found = self.value(key)?.as_bool();
+        if found.is_none() {
+            self.refuse_form(key, Vec::new());
+        }
+        found
+    }
+
+    /// A string that is not empty and holds no control characters.
+    pub(crate) fn text(&self, key: &Key) -> Option<&'d str> {
+        let found = self.value(key)?.as_str().filter(|text| is_text(text));
+        if found.is_none() {
+            self.refuse_form(key, Vec::new());
+        }
+        found
+    }
+
+    /// One of the words of its key, or its default.
+    pub(crate) fn word(&self, key: &Key) -> Option<&'d str> {
+        let Form::Word(words) = key.form else { unreachable!("{} is not a word", key.name) };
+        if let Presence::Word(default) = key.presence
+            && !self.has(key)
+        {
+            return Some(default);
+        }
+        let found = self.value(key)?.as_str();
+        if found.is_some_and(|found| words.contains(&found)) {
+            return found;
+        }
+        let near = found.map(|found| quoted(nearest(found, words.iter().copied()))).unwrap_or_default();
+        self.refuse_form(key, near);
+        None
+    }
+
+    /// The values of a list with their places; a finding when there are too few or too many.
+    pub(crate) fn list(&self, key: &Key) -> Option<Vec<(Place, &'d Value)>> {
+        let Form::List { min, max, .. } = key.form else { unreachable!("{} is not a list", key.name) };
+        if matches!(key.presence, Presence::Empty) && !self.has(key) {
+            return Some(Vec::new());
+        }
+        let found = self.value(key)?.as_array().filter(|list| (min..=max).contains(&list.len()));
+        let Some(found) = found else {
+            self.refuse_form(key, Vec::new());
+            return None;
+        };
+        let whole = self.place(key);
+        let placed = |(position, value): (usize, &'d Value)| {
+            let span = value.span().unwrap_or(whole.span.clone());
+            let got = self.book.source.excerpt(&span);
+            (Place { path: format!("{}[{position}]", whole.path), span, got }, value)
+        };
+        Some(found.iter().enumerate().map(placed).collect())
+    }
+
+    /// The strings of a list.
+    pub(crate) fn texts(&self, key: &Key) -> Option<Vec<String>> {
+        let Form::List { of, .. } = key.form else { unreachable!("{} is not a list", key.name) };
+        let mut texts = Some(Vec::new());
+        for (place, value) in self.list(key)? {
+            match value.as_str().filter(|text| !text.contains('\0')) {
+                Some(text) => texts.iter_mut().for_each(|texts| texts.push(text.to_owned())),
+                None => {
+                    self.refuse_at(&place, Kind::Value, of.rule(), Vec::new());
+                    texts = None;
+                }
+            }
+        }
+        texts
+    }
+
+    /// A table of strings, in file order, with the place of each value.
+    pub(crate) fn text_table(&self, key: &Key) -> Option<Vec<(Place, &'d str, &'d str)>> {
+        let Some(item) = self.item(key) else { return Some(Vec::new()) };
+        let Some(table) = item.as_table_like() else {
+            self.refuse_form(key, Vec::new());
+            return None;
+        };
+        let whole = self.place(key);
+        let mut entries = Some(Vec::new());
+        for (name, item) in table.iter() {
+            let span = item.span().unwrap_or(whole.span.clone());
+            let got = self.book.source.excerpt(&span);
+            let place = Place { path: format!("{}[{}]", whole.path, printable(name)), span, got };
+            match item.as_str().filter(|text| is_text(text)) {
+                Some(text) => entries.iter_mut().for_each(|list| list.push((place.clone(), name, text))),
+                None => {
+                    self.refuse_at(&place, Kind::Value, "must be a string", Vec::new());
+                    entries = None;
+                }
+            }
+        }
+        entries
+    }
+
+    /// The id that a name of another table stands for.
+    pub(crate) fn reference(&self, key: &Key, names: &NameTable) -> Option<u16> {
+        match self.value(key) {
+            Some(value) => self.resolve(&self.place(key), value, &key.form, &[names]).map(|(_, id)| id),
+            None => None,
+        }
+    }
+
+    /// Which of `spaces` a name belongs to, and its id there.
+    pub(crate) fn resolve(
+        &self,
+        place: &Place,
+        value: &Value,
+        form: &Form,
+        spaces: &[&NameTable],
+    ) -> Option<(usize, u16)> {
+        let name = value.as_str().unwrap_or_default();
+        let found =
+            spaces.iter().enumerate().find_map(|(space, names)| names.find(name).map(|id| (space, id)));
+        if found.is_none() {
+            let near = quoted(nearest(name, spaces.iter().flat_map(|names| names.known())));
+            self.refuse_at(place, Kind::Name, form.rule(), near);
+        }
+        found
+    }
+
+    /// The id that a reference stands for, if it stands for one; no finding otherwise.
+    pub(crate) fn peek_reference(&self, key: &Key, names: &NameTable) -> Option<u16> {
+        names.find(self.item(key)?.as_str()?)
+    }
+
+    /// The name of this table if it is a legal one; no finding otherwise.
+    pub(crate) fn peek_name(&self) -> Option<&'d str> {
+        self.table.get("name")?.as_str().filter(|name| is_name(name))
+    }
+
+    /// The table of a key.
+    pub(crate) fn one(&self, key: &Key) -> Option<Cursor<'d>> {
+        let Form::Table(spec) = key.form else { unreachable!("{} is not a table", key.name) };
+        let found = self.item(key).and_then(Item::as_table_like);
+        let Some(table) = found else {
+            self.refuse_form(key, Vec::new());
+            return None;
+        };
+        let place = self.place(key);
+        let cursor = Cursor { book: self.book, spec, table, span: place.span, path: place.path };
+        cursor.refuse_unknown_keys();
+        Some(cursor)
+    }
+
+    /// The tables of a list of tables, whichever way the file writes them.
+    pub(crate) fn many(&self, key: &Key) -> Vec<Cursor<'d>> {
+        let Form::Tables { of, min, max } = key.form else { unreachable!("{} is no list", key.name) };
+        let tables: Option<Vec<SpannedTable<'d>>> = match self.item(key) {
+            None => Some(Vec::new()),
+            Some(Item::ArrayOfTables(tables)) => {
+                Some(tables.iter().map(|table| (table as &dyn TableLike, table.span())).collect())
+            }
+            Some(Item::Value(Value::Array(array))) => {
+                array.iter().map(|v| Some((v.as_inline_table()? as &dyn TableLike, v.span()))).collect()
+            }
+            Some(_) => None,
+        };
+        let Some(tables) = tables.filter(|tables| (min..=max).contains(&tables.len())) else {
+            self.refuse_form(key, Vec::new());
+            return Vec::new();
+        };
+        let mut cursors = Vec::with_capacity(tables.len());
+        for (position, (table, span)) in tables.into_iter().enumerate() {
+            let span = span.unwrap_or(self.span.clone());
+            let mut cursor = Cursor { book: self.book, spec: of, table, span, path: String::new() };
+            let label = cursor.peek_name().map_or_else(|| position.to_string(), str::to_owned);
+            cursor.path = format!("{}[{label}]", self.key_path(key.name));
+            cursor.refuse_unknown_keys();
+            cursors.push(cursor);
+        }
+        cursors
+    }
+}
+
+/// Names as the file spells them.
+pub(crate) fn quoted<'w>(words: impl IntoIterator<Item = &'w str>) -> Vec<String> {
+    words.into_iter().map(|word| format!("\"{word}\"")).collect()
+}
+
+fn is_text(text: &str) -> bool {
+    !text.is_empty() && !text.chars().any(char::is_control)
+}

@@ -1,0 +1,200 @@
+//! What a domain needs at least: buffers, hugepages, rings, each with the terms it is made of.
+
+use std::fmt;
+
+use serde::Serialize;
+
+use crate::config::{Config, EndpointListing, Owner};
+use crate::cursor::Cursor;
+use crate::domain::{Domain, Pages, REGION_MIB};
+use crate::finding::Kind;
+use crate::ids::DomainId;
+
+/// Buffers in flight through one lcore: four bursts of 64.
+pub const BURST_BUFFERS: u64 = 4 * 64;
+
+const HUGEPAGE_BYTES: u64 = 2 << 20;
+/// Smallest control area: it becomes a PCI BAR.
+const CONTROL_BYTES_MIN: u64 = 64 << 10;
+
+/// The buffers that the queues of one port may hold.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct PortTerm {
+    /// Name of the port.
+    pub port: String,
+    /// Receive descriptors of each lcore's queue.
+    pub rx_slots: u64,
+    /// Transmit descriptors of each lcore's queue.
+    pub tx_slots: u64,
+    /// `lcores × (rx_slots + tx_slots)`.
+    pub buffers: u64,
+}
+
+/// What a domain has and what it needs at least.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct DomainNeed {
+    /// The domain.
+    pub domain: DomainId,
+    /// Its name.
+    pub name: String,
+    /// Its packet memory.
+    pub region_mib: u32,
+    /// Distance between its buffers.
+    pub buffer_stride_bytes: u32,
+    /// Buffers that fit into the region.
+    pub buffers_available: u64,
+    /// The sum of the terms below: with fewer, an honest peer could starve the NICs.
+    pub buffers_min: u64,
+    /// Polling threads.
+    pub lcores: u64,
+    /// One term for each of its ports.
+    pub ports: Vec<PortTerm>,
+    /// Its endpoints.
+    pub endpoints: u64,
+    /// Sum of the quotas of its endpoints.
+    pub quota_buffers: u64,
+    /// `lcores ×` [`BURST_BUFFERS`].
+    pub burst_buffers: u64,
+    /// One ring each way between each endpoint and each lcore.
+    pub rings: u64,
+    /// Which pages back its memory.
+    pub pages: Pages,
+    /// 2 MiB pages for the region and the control areas; 0 with plain pages.
+    pub hugepages_2mib: u64,
+    /// Those of the region.
+    pub region_hugepages: u64,
+    /// Those of the control areas of its VMs and processes.
+    pub control_hugepages: u64,
+}
+
+impl DomainNeed {
+    pub(crate) fn of(config: &Config, id: DomainId) -> Self {
+        let domain = &config.domains[id.index()];
+        let lcores = config.switch.lcores.len() as u64;
+        let ports = port_terms(config, id, lcores);
+        let endpoints: Vec<EndpointListing<'_>> =
+            config.endpoints().into_iter().filter(|endpoint| endpoint.domain == id).collect();
+        let quota_buffers = endpoints.iter().map(|endpoint| u64::from(endpoint.endpoint.quota_buffers)).sum();
+        let burst_buffers = lcores * BURST_BUFFERS;
+        let huge = domain.pages != Pages::Plain;
+        let region_hugepages = if huge { domain.region_bytes() / HUGEPAGE_BYTES } else { 0 };
+        let control_hugepages = if huge { control_hugepages(config, &endpoints, lcores) } else { 0 };
+        Self {
+            domain: id,
+            name: domain.name.clone(),
+            region_mib: domain.region_mib,
+            buffer_stride_bytes: domain.buffer_stride_bytes,
+            buffers_available: domain.buffer_count(),
+            buffers_min: ports.iter().map(|term| term.buffers).sum::<u64>() + quota_buffers + burst_buffers,
+            lcores,
+            ports,
+            endpoints: endpoints.len() as u64,
+            quota_buffers,
+            burst_buffers,
+            rings: endpoints.len() as u64 * lcores * 2,
+            pages: domain.pages,
+            hugepages_2mib: region_hugepages + control_hugepages,
+            region_hugepages,
+            control_hugepages,
+        }
+    }
+
+    /// The smallest legal region with enough buffers, if there is one.
+    #[must_use]
+    pub fn region_mib_min(&self) -> Option<u32> {
+        (1..=20).map(|exponent| 1 << exponent).find(|&region_mib| {
+            let domain = Domain {
+                name: String::new(),
+                region_mib,
+                buffer_stride_bytes: self.buffer_stride_bytes,
+                pages: self.pages,
+            };
+            domain.buffer_count() >= self.buffers_min
+        })
+    }
+
+    /// Refuses a region with fewer buffers than the minimum.
+    pub(crate) fn check(&self, cursor: &Cursor<'_>) {
+        if self.buffers_available >= self.buffers_min {
+            return;
+        }
+        let rule = format!(
+            "must hold at least {} buffers ({}), and holds {}",
+            self.buffers_min,
+            self.formula(),
+            self.buffers_available,
+        );
+        let near = self.region_mib_min().map(|region_mib| region_mib.to_string());
+        cursor.refuse(&REGION_MIB, Kind::Conflict, rule, near.into_iter().collect());
+    }
+
+    fn formula(&self) -> String {
+        let ports: u64 = self.ports.iter().map(|term| term.buffers).sum();
+        let Self { quota_buffers, burst_buffers, .. } = self;
+        format!("{ports} for port queues + {quota_buffers} for quotas + {burst_buffers} for bursts")
+    }
+}
+
+fn port_terms(config: &Config, id: DomainId, lcores: u64) -> Vec<PortTerm> {
+    let term = |port: &crate::port::Port| {
+        let (rx_slots, tx_slots) = (u64::from(port.rx_slots), u64::from(port.tx_slots));
+        PortTerm { port: port.name.clone(), rx_slots, tx_slots, buffers: lcores * (rx_slots + tx_slots) }
+    };
+    config.ports.iter().filter(|port| port.domain == id).map(term).collect()
+}
+
+/// Each VM and process has a control area of its own, on pages of its own.
+fn control_hugepages(config: &Config, endpoints: &[EndpointListing<'_>], lcores: u64) -> u64 {
+    let mut owners: Vec<Owner> = endpoints.iter().map(|endpoint| endpoint.owner).collect();
+    owners.dedup();
+    let area = |owner: &Owner| {
+        let own = endpoints.iter().filter(|endpoint| endpoint.owner == *owner);
+        control_bytes(config, own, lcores).div_ceil(HUGEPAGE_BYTES)
+    };
+    owners.iter().map(area).sum()
+}
+
+/// Size of a control area in layout version 1: header, tables, guest words, and for each endpoint and
+/// lcore a ring each way; both sections in whole pages, the whole a power of two.
+fn control_bytes<'e>(
+    config: &Config,
+    endpoints: impl Iterator<Item = &'e EndpointListing<'e>>,
+    lcores: u64,
+) -> u64 {
+    const COUNTER_LINES_BYTES: u64 = 2 * 128;
+    let (mut host_bytes, mut guest_bytes) = (128, 0);
+    for listing in endpoints {
+        let endpoint = listing.endpoint;
+        let slots_to_guest = u64::from(endpoint.ring_slots);
+        let slots_to_host = u64::from(endpoint.ring_slots.max(endpoint.quota_buffers.next_power_of_two()));
+        let targets = config.services[endpoint.service.index()].may_target.len() as u64;
+        host_bytes += 128 + targets * 32 + lcores * (2 * 64 + COUNTER_LINES_BYTES + slots_to_guest * 16);
+        guest_bytes += 512 + lcores * (COUNTER_LINES_BYTES + slots_to_host * 16);
+    }
+    let bytes = u64::next_multiple_of(host_bytes, 4096) + u64::next_multiple_of(guest_bytes, 4096);
+    bytes.next_power_of_two().max(CONTROL_BYTES_MIN)
+}
+
+impl fmt::Display for DomainNeed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { name, region_mib, buffer_stride_bytes, buffers_available, buffers_min, lcores, .. } = self;
+        writeln!(
+            f,
+            "domain {name}: {buffers_available} buffers of {buffer_stride_bytes} B in {region_mib} MiB; needs at least {buffers_min}:"
+        )?;
+        for PortTerm { port, rx_slots, tx_slots, buffers } in &self.ports {
+            writeln!(
+                f,
+                "  {buffers:>8}  port {port}: {lcores} lcores × ({rx_slots} rx + {tx_slots} tx slots)"
+            )?;
+        }
+        writeln!(f, "  {:>8}  quotas of {} endpoints", self.quota_buffers, self.endpoints)?;
+        writeln!(f, "  {:>8}  bursts in flight: {lcores} lcores × {BURST_BUFFERS}", self.burst_buffers)?;
+        writeln!(f, "  rings: {} = {} endpoints × {lcores} lcores × 2", self.rings, self.endpoints)?;
+        write!(
+            f,
+            "  hugepages of 2 MiB: {} = {} region + {} control areas (pages = \"{}\")",
+            self.hugepages_2mib, self.region_hugepages, self.control_hugepages, self.pages,
+        )
+    }
+}

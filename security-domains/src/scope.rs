@@ -1,0 +1,226 @@
+//! Everything that a name can refer to: the tables of the document, their names, and whose domain is what.
+
+use crate::cursor::{Cursor, Place, quoted};
+use crate::domain;
+use crate::finding::Kind;
+use crate::ids::DomainId;
+use crate::key::{Key, Presence, Table};
+use crate::names::{NameSpace, NameTable};
+use crate::{chain, endpoint, port, process, rule, service, switch, vm};
+
+macro_rules! tables {
+    ($name:ident, $key:literal, $table:expr, $min:literal..=$max:literal, $doc:literal) => {
+        const $name: Key = Key {
+            name: $key,
+            form: crate::form::Form::Tables { of: &$table, min: $min, max: $max },
+            presence: Presence::Empty,
+            doc: $doc,
+        };
+    };
+}
+
+const SWITCH: Key = Key {
+    name: "switch",
+    form: crate::form::Form::Table(&switch::TABLE),
+    presence: Presence::Needed,
+    doc: "The switch process.",
+};
+tables!(DOMAIN, "domain", domain::TABLE, 1..=64, "Security domains.");
+// DPDK is built for 32 ports.
+tables!(PORT, "port", port::TABLE, 0..=32, "Edges of the switch.");
+tables!(SERVICE, "service", service::TABLE, 0..=256, "Named roles that NFs fill.");
+tables!(CHAIN, "chain", chain::TABLE, 0..=256, "Services in the order in which packets visit them.");
+tables!(RULE, "rule", rule::TABLE, 0..=4096, "Which packets take another chain; the first match wins.");
+tables!(VM, "vm", vm::TABLE, 0..=256, "Guests.");
+tables!(PROCESS, "process", process::TABLE, 0..=256, "NFs that run as host processes.");
+
+/// The document.
+pub(crate) const TABLE: Table = Table {
+    header: "",
+    doc: "A configuration of the switch.",
+    keys: &[&SWITCH, &DOMAIN, &PORT, &SERVICE, &CHAIN, &RULE, &VM, &PROCESS],
+};
+
+/// The tables of one kind and their names.
+pub(crate) struct Named<'d> {
+    pub(crate) cursors: Vec<Cursor<'d>>,
+    pub(crate) names: NameTable,
+}
+
+impl<'d> Named<'d> {
+    fn gather(root: &Cursor<'d>, key: &Key, space: &mut NameSpace) -> Self {
+        let cursors = root.many(key);
+        let names = NameTable::gather(&cursors, space);
+        Self { cursors, names }
+    }
+
+    /// Each table with its name.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&Cursor<'d>, Option<&str>)> {
+        self.cursors.iter().enumerate().map(|(position, cursor)| (cursor, self.names.name(position)))
+    }
+}
+
+/// A VM or process and its endpoints.
+pub(crate) struct OwnerTables<'d> {
+    pub(crate) cursor: Cursor<'d>,
+    pub(crate) endpoints: Vec<Cursor<'d>>,
+    pub(crate) domain: Option<DomainId>,
+}
+
+/// The domain of a service, and the VM or process that decides it.
+pub(crate) struct ServiceHome {
+    pub(crate) domain: Option<DomainId>,
+    pub(crate) first_owner: String,
+}
+
+/// What names refer to.
+pub(crate) struct Scope<'d> {
+    pub(crate) switch: Option<Cursor<'d>>,
+    pub(crate) domains: Named<'d>,
+    pub(crate) ports: Named<'d>,
+    pub(crate) services: Named<'d>,
+    pub(crate) chains: Named<'d>,
+    pub(crate) rules: Vec<Cursor<'d>>,
+    pub(crate) vms: Named<'d>,
+    pub(crate) processes: Named<'d>,
+    pub(crate) vm_tables: Vec<OwnerTables<'d>>,
+    pub(crate) process_tables: Vec<OwnerTables<'d>>,
+    /// Domain of each port, where it is known.
+    pub(crate) port_domains: Vec<Option<DomainId>>,
+    /// Domain of each chain: that of its egress.
+    pub(crate) chain_domains: Vec<Option<DomainId>>,
+    /// Domain of each service: that of its first endpoint. `None`: nobody provides it.
+    pub(crate) service_homes: Vec<Option<ServiceHome>>,
+    /// Whether every endpoint names a service that exists.
+    pub(crate) endpoints_resolve: bool,
+}
+
+impl<'d> Scope<'d> {
+    pub(crate) fn gather(root: &Cursor<'d>) -> Self {
+        let switch = root.one(&SWITCH);
+        let domains = Named::gather(root, &DOMAIN, &mut NameSpace::new("domains"));
+        // A verdict names services and ports alike; the endpoint socket names VMs and processes alike.
+        let mut targets = NameSpace::new("ports and services");
+        let ports = Named::gather(root, &PORT, &mut targets);
+        let services = Named::gather(root, &SERVICE, &mut targets);
+        let chains = Named::gather(root, &CHAIN, &mut NameSpace::new("chains"));
+        let mut owners = NameSpace::new("VMs and processes");
+        let vms = Named::gather(root, &VM, &mut owners);
+        let processes = Named::gather(root, &PROCESS, &mut owners);
+
+        let vm_tables = owner_tables(&vms, &vm::ENDPOINT, &domains);
+        let process_tables = owner_tables(&processes, &process::ENDPOINT, &domains);
+        let domain_of =
+            |cursor: &Cursor<'d>| cursor.peek_reference(&domain::DOMAIN, &domains.names).map(DomainId);
+        let port_domains: Vec<_> = ports.cursors.iter().map(domain_of).collect();
+        let chain_domains = chains
+            .cursors
+            .iter()
+            .map(|cursor| port_domains[usize::from(cursor.peek_reference(&chain::EGRESS, &ports.names)?)])
+            .collect();
+        let service_homes = service_homes(&services, vm_tables.iter().chain(&process_tables));
+        let endpoints_resolve = vm_tables
+            .iter()
+            .chain(&process_tables)
+            .flat_map(|owner| &owner.endpoints)
+            .all(|cursor| cursor.peek_reference(&endpoint::SERVICE, &services.names).is_some());
+        Self {
+            switch,
+            domains,
+            ports,
+            services,
+            chains,
+            rules: root.many(&RULE),
+            vms,
+            processes,
+            vm_tables,
+            process_tables,
+            port_domains,
+            chain_domains,
+            service_homes,
+            endpoints_resolve,
+        }
+    }
+
+    /// Domain of a service, where it is known.
+    pub(crate) fn service_domain(&self, service: u16) -> Option<DomainId> {
+        self.service_homes[usize::from(service)].as_ref()?.domain
+    }
+
+    /// Name of a domain; domains that others refer to have one.
+    pub(crate) fn domain_name(&self, domain: DomainId) -> &str {
+        self.domains.names.name(domain.index()).unwrap_or_default()
+    }
+
+    /// Whether two things are in one domain; a finding if not, silence if either is unknown.
+    pub(crate) fn same_domain<'n>(
+        &self,
+        cursor: &Cursor<'_>,
+        place: &Place,
+        thing: &str,
+        (found, wanted): (Option<DomainId>, Option<DomainId>),
+        candidates: impl Iterator<Item = &'n str>,
+    ) -> bool {
+        let (Some(found), Some(wanted)) = (found, wanted) else { return true };
+        if found == wanted {
+            return true;
+        }
+        let rule = format!(
+            "must be {thing} of domain {}, not of {} (crossing domains needs an edge, which this version does not have)",
+            self.domain_name(wanted),
+            self.domain_name(found),
+        );
+        cursor.refuse_at(place, Kind::Conflict, rule, quoted(candidates.take(2)));
+        false
+    }
+
+    /// The services of a domain.
+    pub(crate) fn services_of(&self, domain: DomainId) -> impl Iterator<Item = &str> {
+        let of_domain = move |&position: &usize| {
+            self.service_homes[position].as_ref().and_then(|home| home.domain) == Some(domain)
+        };
+        (0..self.service_homes.len())
+            .filter(of_domain)
+            .filter_map(|position| self.services.names.name(position))
+    }
+
+    /// The chains of a domain.
+    pub(crate) fn chains_of(&self, domain: DomainId) -> impl Iterator<Item = &str> {
+        (0..self.chain_domains.len())
+            .filter(move |&position| self.chain_domains[position] == Some(domain))
+            .filter_map(|position| self.chains.names.name(position))
+    }
+
+    /// The ports of a domain.
+    pub(crate) fn ports_of(&self, domain: DomainId) -> impl Iterator<Item = &str> {
+        (0..self.port_domains.len())
+            .filter(move |&position| self.port_domains[position] == Some(domain))
+            .filter_map(|position| self.ports.names.name(position))
+    }
+}
+
+fn owner_tables<'d>(owners: &Named<'d>, endpoint: &Key, domains: &Named<'d>) -> Vec<OwnerTables<'d>> {
+    let tables = |cursor: &Cursor<'d>| OwnerTables {
+        cursor: cursor.clone(),
+        endpoints: cursor.many(endpoint),
+        domain: cursor.peek_reference(&domain::DOMAIN, &domains.names).map(DomainId),
+    };
+    owners.cursors.iter().map(tables).collect()
+}
+
+fn service_homes<'s, 'd: 's>(
+    services: &Named<'d>,
+    owners: impl Iterator<Item = &'s OwnerTables<'d>>,
+) -> Vec<Option<ServiceHome>> {
+    let mut homes: Vec<Option<ServiceHome>> = services.cursors.iter().map(|_| None).collect();
+    for owner in owners {
+        for cursor in &owner.endpoints {
+            let Some(service) = cursor.peek_reference(&endpoint::SERVICE, &services.names) else { continue };
+            homes[usize::from(service)].get_or_insert_with(|| ServiceHome {
+                domain: owner.domain,
+                first_owner: owner.cursor.path().to_owned(),
+            });
+        }
+    }
+    homes
+}
