@@ -221,9 +221,6 @@ fn parse_ipv4(rest: &[u8], payload_bytes: usize, offset: usize) -> Network {
     let is_fragment = u16::from_be_bytes([header[6], header[7]]) & 0x3fff != 0;
     let transport = if is_fragment {
         Transport::Fragment
-    } else if protocol == 51 {
-        // AH in IPv4: what follows is another protocol's header behind an authentication header.
-        Transport::Tunnel
     } else {
         parse_transport(transport_header, total_bytes - header_bytes, protocol)
     };
@@ -296,6 +293,15 @@ fn walk_extensions(mut rest: &[u8], mut next: u8) -> (u8, Transport) {
     (next, Transport::Ipv6Extension)
 }
 
+/// Whether an IP protocol carries packets of its own, or hides what it carries: IP in IP (4, 41, 94), GRE (47),
+/// ESP (50), AH (51; in IPv6 an extension header), minimal encapsulation (55), EtherIP (97), generic
+/// encapsulation (98), L2TP (115), MPLS in IP (137), Ethernet (143).
+#[inline]
+#[must_use]
+pub const fn is_tunnel(protocol: u8) -> bool {
+    matches!(protocol, 4 | 41 | 47 | 50 | 51 | 55 | 94 | 97 | 98 | 115 | 137 | 143)
+}
+
 #[inline]
 fn parse_transport(header: &[u8], payload_bytes: usize, protocol: u8) -> Transport {
     // What must be there before the ports are believed: the fixed part of each header.
@@ -304,8 +310,7 @@ fn parse_transport(header: &[u8], payload_bytes: usize, protocol: u8) -> Transpo
         17 | 136 => 8,
         132 => 12,
         1 | 58 => 4,
-        // IP in IP (4, 41, 94), GRE, ESP, EtherIP, L2TP, MPLS in IP, and others that carry whole packets.
-        4 | 41 | 47 | 50 | 55 | 94 | 97 | 98 | 115 | 137 | 143 => return Transport::Tunnel,
+        _ if is_tunnel(protocol) => return Transport::Tunnel,
         _ => return Transport::Other,
     };
     if payload_bytes < fixed_bytes {

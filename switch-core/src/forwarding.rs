@@ -1,0 +1,259 @@
+//! Where a packet goes next: on arrival, and after an NF's verdict.
+//!
+//! A [`Forwarding`] is immutable. Control builds a new one ([`crate::snapshot::ForwardingSpec::build`]) and an
+//! lcore takes it up between two bursts; packets that are on their way keep chain and hop in the ledger, so a
+//! chain that is gone or shorter ends in a named drop, never past a table.
+//!
+//! The ways of a packet:
+//!
+//! - **Next**: the next hop of its chain; behind the last one, the chain's egress port.
+//! - **To service s**: to s, and on `next` from there to the hop behind the last place of s in the chain. If
+//!   s is not in the chain, `next` resumes behind the hop that the packet left.
+//! - **To port p**: out.
+//! - A hop without a live instance is skipped or drops the packet, as its service says.
+//! - After [`HOP_LIMIT`] endpoints a packet is dropped, wherever it is.
+
+use shm_ring::desc::{Kind, Verdict};
+
+use crate::drop_reason::DropReason;
+use crate::header::HeaderCopy;
+use crate::ids::{ChainId, DomainId, EndpointId, PortId, ServiceId};
+use crate::instance;
+use crate::ledger::PacketPath;
+use crate::liveness::Liveness;
+use crate::rule::{Match, Rule, RuleAction};
+use crate::shard::Returned;
+use crate::snapshot::WhenDead;
+
+/// Most endpoints that a packet visits.
+pub const HOP_LIMIT: u8 = 32;
+
+/// What the lcore does with a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Lend it to this endpoint.
+    Endpoint(EndpointId),
+    /// Send it out of this port.
+    Port(PortId),
+    /// Count it and free its buffer.
+    Drop(DropReason),
+    /// Free the buffer; it was empty, so there is nothing to count.
+    Home,
+}
+
+/// Where a packet goes, and how far it has come then.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Decision {
+    /// What the lcore does.
+    pub step: Step,
+    /// For the ledger: [`crate::shard::Ingress::path`], [`crate::shard::Loan::path`].
+    pub path: PacketPath,
+}
+
+/// The forwarding tables of one moment.
+#[derive(Clone, Debug)]
+pub struct Forwarding {
+    pub(crate) ports: Box<[Port]>,
+    pub(crate) services: Box<[Service]>,
+    /// The service of each endpoint.
+    pub(crate) service_of: Box<[ServiceId]>,
+    pub(crate) chains: Box<[Chain]>,
+    pub(crate) flow_seed: u64,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Port {
+    pub(crate) domain: DomainId,
+    pub(crate) chain: Option<ChainId>,
+    pub(crate) rules: Box<[Rule]>,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Service {
+    pub(crate) instances: Box<[EndpointId]>,
+    pub(crate) may_services: Box<[ServiceId]>,
+    pub(crate) may_ports: Box<[PortId]>,
+    pub(crate) when_dead: WhenDead,
+    pub(crate) made_path: Option<(ChainId, u8)>,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Chain {
+    pub(crate) path: Box<[ServiceId]>,
+    pub(crate) egress: PortId,
+}
+
+impl Forwarding {
+    /// Where a packet goes that `port` has just received.
+    #[inline]
+    #[must_use]
+    pub fn ingress(&self, port: PortId, header: &HeaderCopy, live: &Liveness) -> Decision {
+        let parsed = header.parse();
+        let flow_hash = parsed.symmetric_hash(self.flow_seed);
+        let mut path = PacketPath { chain: ChainId::NONE, hop: 0, visited: 0, ingress_port: port, flow_hash };
+        let Some(tables) = self.ports.get(port.index()) else { return drop(path, DropReason::NoChain) };
+        for rule in &tables.rules {
+            match rule.evaluate(&parsed) {
+                Match::No => {}
+                Match::CannotSay(reason) => return drop(path, reason),
+                Match::Yes => match rule.action {
+                    RuleAction::Drop => return drop(path, DropReason::RuleDrop),
+                    RuleAction::Chain(chain) => {
+                        path.chain = chain;
+                        return self.at_hop(path, live);
+                    }
+                },
+            }
+        }
+        path.chain = tables.chain.unwrap_or(ChainId::NONE);
+        self.at_hop(path, live)
+    }
+
+    /// Where a packet goes that `endpoint` has given back. The caller counts a `verdict_denied` to it.
+    #[inline]
+    #[must_use]
+    pub fn after(&self, endpoint: EndpointId, returned: &Returned, live: &Liveness) -> Decision {
+        let path = returned.path;
+        match (returned.verdict, returned.kind) {
+            (Verdict::Next, _) => self.at_hop(PacketPath { hop: path.hop.saturating_add(1), ..path }, live),
+            (Verdict::ToService, _) => match self.allowed_service(endpoint, returned.aux) {
+                Some(service) => self.at_service(path, service, live),
+                None => drop(path, DropReason::VerdictDenied),
+            },
+            (Verdict::ToPort, _) => match self.allowed_port(endpoint, returned.aux) {
+                Some(port) => Decision { step: Step::Port(port), path },
+                None => drop(path, DropReason::VerdictDenied),
+            },
+            (Verdict::Drop, Kind::Packet) => drop(path, DropReason::NfDrop),
+            (Verdict::Drop, Kind::Empty) | (Verdict::ReturnEmpty, _) => Decision { step: Step::Home, path },
+        }
+    }
+
+    /// The path with which an empty buffer is lent: "next" of the packet made in it goes to the hop behind
+    /// the endpoint's service, in the first chain that has this service.
+    #[must_use]
+    pub fn path_for_made(&self, endpoint: EndpointId) -> PacketPath {
+        let made = self.service_of(endpoint).and_then(|service| self.services[service.index()].made_path);
+        let (chain, hop) = made.unwrap_or((ChainId::NONE, 0));
+        PacketPath { chain, hop, visited: 1, ingress_port: PortId::NONE, flow_hash: 0 }
+    }
+
+    /// The direction-free hash of a packet's flow, for a packet that an NF made.
+    #[must_use]
+    pub fn flow_hash(&self, header: &HeaderCopy) -> u32 {
+        header.parse().symmetric_hash(self.flow_seed)
+    }
+
+    /// From the hop at which `path` stands onwards: the first one that can be served, else the egress port.
+    #[inline]
+    fn at_hop(&self, mut path: PacketPath, live: &Liveness) -> Decision {
+        let Some(chain) = self.chains.get(path.chain.index()) else { return drop(path, DropReason::NoChain) };
+        while let Some(service) = chain.path.get(usize::from(path.hop)) {
+            match self.serve(path, *service, live) {
+                Some(decision) => return decision,
+                None => path.hop += 1,
+            }
+        }
+        Decision { step: Step::Port(chain.egress), path }
+    }
+
+    /// To a service out of turn.
+    fn at_service(&self, mut path: PacketPath, service: ServiceId, live: &Liveness) -> Decision {
+        let places = self.chains.get(path.chain.index()).map_or(&[][..], |chain| &chain.path);
+        if let Some(hop) = places.iter().rposition(|s| *s == service).and_then(|hop| u8::try_from(hop).ok()) {
+            path.hop = hop;
+        }
+        match self.serve(path, service, live) {
+            Some(decision) => decision,
+            None => self.at_hop(PacketPath { hop: path.hop.saturating_add(1), ..path }, live),
+        }
+    }
+
+    /// To the live instance of a service; `None` if there is none and the hop is to be skipped.
+    #[inline]
+    fn serve(&self, path: PacketPath, service: ServiceId, live: &Liveness) -> Option<Decision> {
+        let Some(tables) = self.services.get(service.index()) else {
+            return Some(drop(path, DropReason::ServiceDead));
+        };
+        match (instance::choose(&tables.instances, path.flow_hash, live), tables.when_dead) {
+            (Some(_), _) if path.visited >= HOP_LIMIT => Some(drop(path, DropReason::HopLimit)),
+            (Some(endpoint), _) => {
+                let path = PacketPath { visited: path.visited + 1, ..path };
+                Some(Decision { step: Step::Endpoint(endpoint), path })
+            }
+            (None, WhenDead::Closed) => Some(drop(path, DropReason::ServiceDead)),
+            (None, WhenDead::Open) => None,
+        }
+    }
+
+    /// The service that `aux` names, if the endpoint's service may name it.
+    ///
+    /// The number that comes out is the configuration's own, not the guest's, so the processor never guesses
+    /// its way into a table with an index that a guest chose.
+    fn allowed_service(&self, endpoint: EndpointId, aux: u32) -> Option<ServiceId> {
+        if cfg!(feature = "sabotage-verdict-rights") {
+            return u16::try_from(aux).ok().map(ServiceId);
+        }
+        let rights = &self.services.get(self.service_of(endpoint)?.index())?.may_services;
+        rights.iter().copied().find(|service| u32::from(service.0) == aux)
+    }
+
+    /// The port that `aux` names, if the endpoint's service may name it. As `allowed_service`.
+    fn allowed_port(&self, endpoint: EndpointId, aux: u32) -> Option<PortId> {
+        if cfg!(feature = "sabotage-verdict-rights") {
+            return u16::try_from(aux).ok().map(PortId);
+        }
+        let rights = &self.services.get(self.service_of(endpoint)?.index())?.may_ports;
+        rights.iter().copied().find(|port| u32::from(port.0) == aux)
+    }
+
+    /// The service of an endpoint.
+    #[inline]
+    #[must_use]
+    pub fn service_of(&self, endpoint: EndpointId) -> Option<ServiceId> {
+        self.service_of.get(endpoint.index()).copied()
+    }
+
+    /// The domain of a port; a buffer of another one must not leave there.
+    #[inline]
+    #[must_use]
+    pub fn domain_of(&self, port: PortId) -> Option<DomainId> {
+        self.ports.get(port.index()).map(|port| port.domain)
+    }
+
+    /// Every chain that packets of a port may take: by default, or by a rule.
+    pub fn chains_from(&self, port: PortId) -> impl Iterator<Item = ChainId> + '_ {
+        let tables = self.ports.get(port.index());
+        let by_rule =
+            tables.into_iter().flat_map(|tables| &tables.rules).filter_map(|rule| match rule.action {
+                RuleAction::Chain(chain) => Some(chain),
+                RuleAction::Drop => None,
+            });
+        tables.and_then(|tables| tables.chain).into_iter().chain(by_rule)
+    }
+
+    /// Whether every hop of a chain has a live instance; a paced port is polled only then.
+    #[must_use]
+    pub fn is_chain_live(&self, chain: ChainId, live: &Liveness) -> bool {
+        self.chains.get(chain.index()).is_some_and(|chain| {
+            chain.path.iter().all(|service| self.instances(*service).iter().any(|e| live.is_live(*e)))
+        })
+    }
+
+    /// The services of a chain in order.
+    #[must_use]
+    pub fn services_of(&self, chain: ChainId) -> &[ServiceId] {
+        self.chains.get(chain.index()).map_or(&[], |chain| &chain.path)
+    }
+
+    /// The instances of a service, live or not.
+    #[must_use]
+    pub fn instances(&self, service: ServiceId) -> &[EndpointId] {
+        self.services.get(service.index()).map_or(&[], |tables| &tables.instances)
+    }
+}
+
+#[inline]
+const fn drop(path: PacketPath, reason: DropReason) -> Decision {
+    Decision { step: Step::Drop(reason), path }
+}

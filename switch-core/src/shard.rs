@@ -1,0 +1,498 @@
+//! The buffers of one domain on one lcore: who holds each, and every change of holder.
+//!
+//! A shard has one owner, an lcore, and no atomics. Its entries and its free list lie in the host-private
+//! ledger file; nothing in it is a guest's to write. [`crate::transition`] lists which changes there are.
+//!
+//! An operation that the ledger refuses changes nothing. What the host asks wrongly is counted under
+//! [`LedgerFault`]; what an endpoint gives wrongly is a [`DescFault`].
+
+use std::sync::atomic::{Ordering, compiler_fence};
+
+use shm_ring::desc::{Desc, FLAGS_KNOWN, Kind, RawDesc, Verdict};
+use thiserror::Error;
+
+use crate::counters::LedgerFaultCounters;
+use crate::fault::{DescFault, LedgerFault};
+use crate::frame::FrameLimits;
+use crate::ids::{BufferIndex, ENDPOINTS_MAX, EndpointId};
+use crate::ledger::{LedgerEntry, PacketPath};
+use crate::transition::HolderState;
+
+/// A ledger that cannot be a shard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum ShardError {
+    /// Entries and free list differ in length.
+    #[error("a ledger of {entries} entries with a free list of {slots} slots, they must be equal")]
+    Lengths {
+        /// Entries given.
+        entries: usize,
+        /// Slots of the free list given.
+        slots: usize,
+    },
+    /// Indices beyond what a descriptor can name.
+    #[error("{entries} buffers from index {first}, the last index must be below 2^31")]
+    TooMany {
+        /// Entries given.
+        entries: usize,
+        /// First index.
+        first: u32,
+    },
+}
+
+/// What the host notes when a packet arrives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ingress {
+    /// Where it came in and which chain carries it.
+    pub path: PacketPath,
+    /// Tag control information of a VLAN tag that the NIC has taken off; 0 = none.
+    pub vlan: u16,
+    /// Traffic class.
+    pub class: u8,
+    /// Offload flags of the host's own metadata.
+    pub offload_flags: u8,
+    /// Coarse host time, milliseconds, wrapping.
+    pub host_time_ms: u32,
+}
+
+/// To whom a buffer is lent, and how.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Loan {
+    /// The holder-to-be.
+    pub endpoint: EndpointId,
+    /// Position of the descriptor in the ring: [`shm_ring::ring::Producer::next_sequence`].
+    pub sequence: u32,
+    /// With a packet or empty.
+    pub kind: Kind,
+    /// How far the packet has come: of the [`crate::forwarding::Decision`] that sent it here.
+    pub path: PacketPath,
+}
+
+/// A descriptor that passed every check; its buffer is the lcore's again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Returned {
+    /// Which buffer.
+    pub index: BufferIndex,
+    /// Where the data starts, in bytes from the start of the buffer. Offset plus length is within the buffer.
+    pub data_offset_bytes: u16,
+    /// How long the data is. Within the frame limits, unless the buffer just goes home (`Drop`, `ReturnEmpty`).
+    pub data_len_bytes: u16,
+    /// As what it was lent.
+    pub kind: Kind,
+    /// What the NF says. Its right to say so is checked by [`crate::forwarding::Forwarding::after`].
+    pub verdict: Verdict,
+    /// The target of the verdict as the endpoint gave it, unchecked.
+    pub aux: u32,
+    /// How far the packet had come when it was lent.
+    pub path: PacketPath,
+}
+
+/// The buffers of one domain on one lcore.
+#[derive(Debug)]
+pub struct Shard<'f> {
+    pub(crate) entries: &'f mut [LedgerEntry],
+    /// Free list: the first `depth` slots name the buffers in the pool.
+    pub(crate) stack: &'f mut [u32],
+    pub(crate) depth: usize,
+    pub(crate) first: u32,
+    /// The number of entries; below 2³¹, which the index mask relies on.
+    pub(crate) size: u32,
+    /// Buffers that each endpoint holds here, quarantined ones too.
+    pub(crate) held: Box<[u32; ENDPOINTS_MAX]>,
+    faults: LedgerFaultCounters,
+}
+
+impl<'f> Shard<'f> {
+    /// Starts a shard with every buffer in the pool. `first` is the region's index of the first entry.
+    ///
+    /// # Errors
+    /// If the two slices differ in length or the indices reach 2³¹.
+    pub fn fresh(
+        first: u32,
+        entries: &'f mut [LedgerEntry],
+        stack: &'f mut [u32],
+    ) -> Result<Self, ShardError> {
+        entries.fill(LedgerEntry::default());
+        let mut shard = Self::over(first, entries, stack)?;
+        shard.rebuild_stack();
+        Ok(shard)
+    }
+
+    /// Lays a shard over a ledger as it is; the free list is still to be built.
+    pub(crate) fn over(
+        first: u32,
+        entries: &'f mut [LedgerEntry],
+        stack: &'f mut [u32],
+    ) -> Result<Self, ShardError> {
+        if entries.len() != stack.len() {
+            return Err(ShardError::Lengths { entries: entries.len(), slots: stack.len() });
+        }
+        let too_many = ShardError::TooMany { entries: entries.len(), first };
+        let size = u32::try_from(entries.len()).map_err(|_| too_many)?;
+        if u64::from(first) + u64::from(size) > 1 << 31 {
+            return Err(too_many);
+        }
+        let held = Box::new([0; ENDPOINTS_MAX]);
+        Ok(Self { entries, stack, depth: 0, first, size, held, faults: LedgerFaultCounters::default() })
+    }
+
+    /// Puts every buffer that is marked `Pool` on the free list, the lowest index on top.
+    pub(crate) fn rebuild_stack(&mut self) {
+        self.depth = 0;
+        for (index, entry) in (self.first..self.first + self.size).zip(self.entries.iter()).rev() {
+            if entry.holder_state() == Some(HolderState::Pool) {
+                self.stack[self.depth] = index;
+                self.depth += 1;
+            }
+        }
+    }
+
+    /// Where an index of the region lies in this shard; `None` for another shard's.
+    ///
+    /// The mask is not for the program's flow but for the processor's guesses: when the comparison is
+    /// mispredicted, a guest's index is 0 instead of an address of the guest's choosing.
+    #[inline(always)]
+    fn local(&self, index: u32) -> Option<usize> {
+        let local = index.wrapping_sub(self.first);
+        if cfg!(feature = "sabotage-bound") {
+            return Some((local % self.size.max(1)) as usize);
+        }
+        if local >= self.size {
+            return None;
+        }
+        // Both are below 2³¹ here, so the difference is negative: all ones. It is 0 for an index outside.
+        // The compiler cannot fold this, because it does not know the bound of `size`.
+        let mask = (local.wrapping_sub(self.size).cast_signed() >> 31).cast_unsigned();
+        Some((local & mask) as usize)
+    }
+
+    #[inline(always)]
+    fn entry_mut(&mut self, index: u32) -> Option<&mut LedgerEntry> {
+        let local = self.local(index)?;
+        self.entries.get_mut(local)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn fault(&mut self, fault: LedgerFault) -> bool {
+        self.faults.add(fault, 1);
+        false
+    }
+
+    /// Gives buffers out of the pool, all of `out` or none. Pool → Pmd; for the mempool's dequeue.
+    #[inline]
+    #[must_use]
+    pub fn take(&mut self, out: &mut [u32]) -> bool {
+        let Some(rest) = self.depth.checked_sub(out.len()) else { return false };
+        let Some(top) = self.stack.get(rest..self.depth) else { return false };
+        let mut not_pool = 0;
+        for (wanted, index) in out.iter_mut().zip(top.iter().rev()) {
+            *wanted = *index;
+            let local = index.wrapping_sub(self.first) as usize;
+            match self.entries.get_mut(local) {
+                Some(entry) if entry.state == HolderState::Pool as u8 => entry.state = HolderState::Pmd as u8,
+                _ => not_pool += 1,
+            }
+        }
+        self.depth = rest;
+        if not_pool > 0 {
+            self.faults.add(LedgerFault::StackNotPool, not_pool);
+        }
+        true
+    }
+
+    /// Takes buffers into the pool. Pmd or Lcore → Pool; for the mempool's enqueue.
+    ///
+    /// A buffer in any other state stays where it is and counts as a fault.
+    #[inline]
+    pub fn give(&mut self, indices: &[u32]) {
+        for &index in indices {
+            self.give_one(index);
+        }
+    }
+
+    #[inline(always)]
+    fn give_one(&mut self, index: u32) {
+        let depth = self.depth;
+        let Some(entry) = self.entry_mut(index) else {
+            self.fault(LedgerFault::GiveForeign);
+            return;
+        };
+        if !matches!(entry.holder_state(), Some(HolderState::Pmd | HolderState::Lcore)) {
+            self.fault(LedgerFault::GiveNotOut);
+            return;
+        }
+        entry.state = HolderState::Pool as u8;
+        // There is room: the stack has a slot for each entry, and this one was not on it.
+        if let Some(slot) = self.stack.get_mut(depth) {
+            *slot = index;
+            self.depth = depth + 1;
+        }
+    }
+
+    /// Notes an arrived packet, or a buffer that the lcore has just allocated. Pmd → Lcore.
+    ///
+    /// False: the PMD did not have it; the caller must not use the buffer.
+    #[inline]
+    #[must_use]
+    pub fn received(&mut self, index: BufferIndex, ingress: &Ingress) -> bool {
+        let Some(entry) = self.entry_mut(index.0) else { return self.fault(LedgerFault::ReceivedNotPmd) };
+        if entry.state != HolderState::Pmd as u8 {
+            return self.fault(LedgerFault::ReceivedNotPmd);
+        }
+        entry.state = HolderState::Lcore as u8;
+        entry.set_path(ingress.path);
+        entry.vlan = ingress.vlan;
+        entry.class = ingress.class;
+        entry.offload_flags = ingress.offload_flags;
+        entry.host_time_ms = ingress.host_time_ms;
+        true
+    }
+
+    /// Lends a buffer to an endpoint. Lcore → Endpoint. Returns the generation for the descriptor.
+    ///
+    /// Crash order: holder and ring sequence first, the state last, the descriptor only after this returns.
+    /// A process that takes over after a crash in between finds the buffer the lcore's, or lent with a
+    /// sequence that was never published, which is the host's too: see [`Shard::recover`].
+    ///
+    /// `None`: the lcore did not have it, or the endpoint is beyond the limit; nothing must be published.
+    #[inline]
+    #[must_use]
+    pub fn lend(&mut self, index: BufferIndex, loan: &Loan) -> Option<u16> {
+        let Some(local) = self.local(index.0) else { return self.refuse_loan() };
+        let Some(entry) = self.entries.get_mut(local) else { return self.refuse_loan() };
+        let Some(held) = self.held.get_mut(loan.endpoint.index()) else { return self.refuse_loan() };
+        if entry.state != HolderState::Lcore as u8 {
+            return self.refuse_loan();
+        }
+        entry.set_path(loan.path);
+        entry.endpoint = loan.endpoint.0;
+        entry.ring_sequence = loan.sequence;
+        entry.kind = loan.kind as u8;
+        // The other process sees the stores of this thread in program order; the fence keeps the compiler
+        // from reordering them, and a processor retires them in order before it can be killed.
+        compiler_fence(Ordering::Release);
+        entry.state = HolderState::Endpoint as u8;
+        *held += 1;
+        Some(entry.generation)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn refuse_loan(&mut self) -> Option<u16> {
+        self.fault(LedgerFault::LendNotLcore);
+        None
+    }
+
+    /// Checks a descriptor that `endpoint` gave and takes its buffer back. Endpoint → Lcore.
+    ///
+    /// `endpoint` is who owns the ring that `raw` was read from; `raw` is the one copy that was read.
+    /// The generation rises, so the same descriptor again is refused.
+    ///
+    /// # Errors
+    /// The first check that fails, in this order: index, held at all, holder, generation, code, flags, kind,
+    /// bounds, frame length. The ledger is unchanged then: the endpoint holds what it held.
+    #[inline]
+    pub fn take_back(
+        &mut self,
+        endpoint: EndpointId,
+        raw: RawDesc,
+        limits: &FrameLimits,
+    ) -> Result<Returned, DescFault> {
+        let desc = raw.unpack();
+        let index = desc.buffer_index;
+        let (first, size) = (self.first, self.size);
+        let Some(entry) = self.entry_mut(index) else {
+            return Err(DescFault::ForeignIndex { index, first, size });
+        };
+        check_holder(entry, endpoint, &desc)?;
+        let (kind, verdict) = check_meaning(entry, &desc)?;
+        check_data(&desc, verdict, limits)?;
+        let returned = Returned {
+            index: BufferIndex(index),
+            data_offset_bytes: desc.data_offset_bytes,
+            data_len_bytes: desc.data_len_bytes,
+            kind,
+            verdict,
+            aux: desc.aux,
+            path: entry.path(),
+        };
+        entry.come_home();
+        self.count_home(endpoint);
+        Ok(returned)
+    }
+
+    #[inline(always)]
+    pub(crate) fn count_home(&mut self, endpoint: EndpointId) {
+        if let Some(held) = self.held.get_mut(endpoint.index()) {
+            *held = held.saturating_sub(1);
+        }
+    }
+
+    /// Hands a buffer to a port for transmission. Lcore → Pmd; before the PMD sees it, since some free it at once.
+    ///
+    /// False: the lcore did not have it; it must not be sent.
+    #[inline]
+    #[must_use]
+    pub fn send(&mut self, index: BufferIndex) -> bool {
+        match self.entry_mut(index.0) {
+            Some(entry) if entry.state == HolderState::Lcore as u8 => {
+                entry.state = HolderState::Pmd as u8;
+                true
+            }
+            _ => self.fault(LedgerFault::SendNotLcore),
+        }
+    }
+
+    /// Whether `endpoint` may be lent one more buffer. The quota is per lcore: it bounds one guest_to_host ring.
+    #[inline]
+    #[must_use]
+    pub fn is_under_quota(&self, endpoint: EndpointId, quota_buffers: u32) -> bool {
+        self.held_by(endpoint) < quota_buffers
+    }
+
+    /// Buffers of this shard that `endpoint` holds, quarantined ones too.
+    #[inline]
+    #[must_use]
+    pub fn held_by(&self, endpoint: EndpointId) -> u32 {
+        self.held.get(endpoint.index()).copied().unwrap_or(0)
+    }
+
+    /// Marks what `endpoint` holds as waiting for proof that its writers stopped; returns how many.
+    /// Endpoint → Quarantined, by a walk over the shard. Its descriptors are refused from here on.
+    pub fn quarantine(&mut self, endpoint: EndpointId) -> u32 {
+        let mut count = 0;
+        for entry in self.entries.iter_mut() {
+            if entry.state == HolderState::Endpoint as u8 && entry.endpoint == endpoint.0 {
+                entry.state = HolderState::Quarantined as u8;
+                count += 1;
+            }
+        }
+        count
+    }
+
+    /// Takes back what `endpoint` holds, lent or quarantined, on proof that its writers stopped.
+    /// Endpoint or Quarantined → Lcore, by a walk over the shard. The caller counts the packets as lost
+    /// (those lent as [`Kind::Packet`]) and gives each buffer to the pool.
+    #[must_use]
+    pub fn reclaim(&mut self, endpoint: EndpointId) -> Vec<Reclaimed> {
+        let mut home = Vec::new();
+        for (index, entry) in (self.first..).zip(self.entries.iter_mut()) {
+            if entry.is_with(endpoint) {
+                let had_packet = entry.kind != Kind::Empty as u8;
+                entry.come_home();
+                home.push(Reclaimed { index: BufferIndex(index), had_packet });
+            }
+        }
+        if let Some(held) = self.held.get_mut(endpoint.index()) {
+            *held = 0;
+        }
+        home
+    }
+
+    /// What the ledger says about a buffer.
+    #[must_use]
+    pub fn entry(&self, index: BufferIndex) -> Option<&LedgerEntry> {
+        self.entries.get(self.local(index.0)?)
+    }
+
+    /// Number of buffers in the shard.
+    #[must_use]
+    pub const fn size(&self) -> u32 {
+        self.size
+    }
+
+    /// First index of the shard in its region.
+    #[must_use]
+    pub const fn first(&self) -> u32 {
+        self.first
+    }
+
+    /// How many buffers [`Shard::take`] could give out now.
+    #[inline]
+    #[must_use]
+    #[allow(clippy::cast_possible_truncation, reason = "at most `size`, a u32")]
+    pub const fn available(&self) -> u32 {
+        self.depth as u32
+    }
+
+    /// What the host asked wrongly of this shard. All zero unless the switch has a bug.
+    #[must_use]
+    pub const fn faults(&self) -> &LedgerFaultCounters {
+        &self.faults
+    }
+}
+
+/// A buffer that came home by proof of its holder's end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reclaimed {
+    /// Which buffer; the lcore's now.
+    pub index: BufferIndex,
+    /// Whether it was lent with a packet, which is lost.
+    pub had_packet: bool,
+}
+
+impl LedgerEntry {
+    /// Endpoint or Quarantined → Lcore. State first: a crash in between leaves the buffer the host's, and
+    /// recovery raises the generation of whatever it brings home.
+    #[inline(always)]
+    const fn come_home(&mut self) {
+        self.state = HolderState::Lcore as u8;
+        self.generation = self.generation.wrapping_add(1);
+    }
+}
+
+/// Whether `endpoint` holds the buffer by this very loan.
+#[inline(always)]
+fn check_holder(entry: &LedgerEntry, endpoint: EndpointId, desc: &Desc) -> Result<(), DescFault> {
+    let index = desc.buffer_index;
+    if entry.state != HolderState::Endpoint as u8 {
+        return Err(DescFault::NotHeld { index, state: entry.state });
+    }
+    if !cfg!(feature = "sabotage-holder") && entry.endpoint != endpoint.0 {
+        return Err(DescFault::OtherHolder { index, holder: EndpointId(entry.endpoint) });
+    }
+    if !cfg!(feature = "sabotage-generation") && entry.generation != desc.generation {
+        return Err(DescFault::WrongGeneration { index, given: desc.generation, current: entry.generation });
+    }
+    Ok(())
+}
+
+/// Whether code and flags are known, and the verdict fits what was lent.
+#[inline(always)]
+fn check_meaning(entry: &LedgerEntry, desc: &Desc) -> Result<(Kind, Verdict), DescFault> {
+    let Some(verdict) = Verdict::from_code(desc.code) else {
+        return Err(DescFault::UnknownCode { code: desc.code });
+    };
+    if desc.flags & !FLAGS_KNOWN != 0 {
+        return Err(DescFault::UnknownFlags { flags: desc.flags });
+    }
+    let kind = if entry.kind == Kind::Empty as u8 { Kind::Empty } else { Kind::Packet };
+    if matches!((kind, verdict), (Kind::Packet, Verdict::ReturnEmpty)) {
+        return Err(DescFault::NotEmpty { index: desc.buffer_index });
+    }
+    Ok((kind, verdict))
+}
+
+/// Whether the data lies in the buffer and, if it goes on, is a frame.
+#[inline(always)]
+fn check_data(desc: &Desc, verdict: Verdict, limits: &FrameLimits) -> Result<(), DescFault> {
+    let &Desc { data_offset_bytes, data_len_bytes, .. } = desc;
+    // u32, because u16 + u16 can wrap to a small, "valid" end.
+    let end_bytes = u32::from(data_offset_bytes) + u32::from(data_len_bytes);
+    if !cfg!(feature = "sabotage-length") && end_bytes > limits.stride_bytes {
+        let stride_bytes = limits.stride_bytes;
+        return Err(DescFault::PastBuffer { data_offset_bytes, data_len_bytes, stride_bytes });
+    }
+    if matches!(verdict, Verdict::Drop | Verdict::ReturnEmpty) {
+        return Ok(());
+    }
+    if data_len_bytes > limits.frame_bytes_max {
+        let frame_bytes_max = limits.frame_bytes_max;
+        return Err(DescFault::FrameTooLong { frame_bytes: data_len_bytes, frame_bytes_max });
+    }
+    if data_len_bytes < limits.frame_bytes_min {
+        let frame_bytes_min = limits.frame_bytes_min;
+        return Err(DescFault::FrameTooShort { frame_bytes: data_len_bytes, frame_bytes_min });
+    }
+    Ok(())
+}
