@@ -12,13 +12,13 @@ const DPDK_OLDEST: &str = "22.11";
 const FUNCTIONS: &[&str] = &[
     "netvm_.*",
     "rte_dev_(probe|remove|dma_map|dma_unmap)",
-    "rte_eal_(init|has_hugepages|iova_mode)",
-    "rte_eth_dev_(close|configure|count_avail|get_mtu|get_port_by_name|info_get|is_valid_port|socket_id|start|stop)",
-    "rte_eth_(link_get_nowait|macaddr_get|promiscuous_enable|stats_get|stats_reset)",
+    "rte_eal_(init|iova_mode)",
+    "rte_eth_dev_(close|configure|get_port_by_name|info_get|socket_id|start|stop)",
+    "rte_eth_(link_get_nowait|macaddr_get|promiscuous_enable|stats_get)",
     "rte_eth_(rx|tx)_queue_setup",
     "rte_extmem_(register|unregister)",
     "rte_(free|strerror|version|zmalloc_socket)",
-    "rte_mempool_(avail_count|create_empty|free|in_use_count|populate_iova|register_ops|set_ops_byname)",
+    "rte_mempool_(avail_count|create_empty|free|obj_iter|populate_iova|register_ops|set_ops_byname)",
     "rte_pktmbuf_(free_bulk|init|pool_create|pool_init)",
     "rte_thread_(register|unregister)",
 ];
@@ -118,7 +118,11 @@ fn generate_bindings(cflags: &[String]) -> Result<(), String> {
 
 /// bindgen loads libclang at run time and panics without it; say what to install instead.
 fn require_libclang() -> Result<(), String> {
-    std::panic::catch_unwind(bindgen::clang_version).map(drop).map_err(|_| {
+    let loud = std::panic::take_hook();
+    std::panic::set_hook(Box::new(|_| {}));
+    let found = std::panic::catch_unwind(bindgen::clang_version);
+    std::panic::set_hook(loud);
+    found.map(drop).map_err(|_| {
         "libclang was not found, and bindgen needs it to read the DPDK headers.\n\
          On Debian or Ubuntu: apt install libclang-dev\n\
          For a libclang elsewhere, set LIBCLANG_PATH to the folder of its libclang.so."
