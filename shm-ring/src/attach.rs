@@ -13,6 +13,10 @@
 //!
 //! The host chooses epochs; they rise and are never 0.
 
+use alloc::vec::Vec;
+
+use crate::endpoint::GuestReport;
+
 /// The host's view of an endpoint, as published in [`crate::layout::EndpointEntry::phase`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
@@ -116,15 +120,13 @@ pub enum GuestEvent {
 /// What the host has seen of a guest's words so far.
 #[derive(Clone, Debug, Default)]
 pub struct GuestWatch {
-    #[cfg(not(loom))]
-    seen: crate::area::GuestReport,
+    seen: GuestReport,
 }
 
-#[cfg(not(loom))]
 impl GuestWatch {
     /// What is new in `report`: endings before beginnings, so that an old epoch is over before a new ask
     /// counts. A word that went back to zero says nothing.
-    pub fn compare(&mut self, report: &crate::area::GuestReport) -> alloc::vec::Vec<GuestEvent> {
+    pub fn compare(&mut self, report: &GuestReport) -> Vec<GuestEvent> {
         let seen = core::mem::replace(&mut self.seen, *report);
         let changed = |now: u32, before: u32| (now != before && now != 0).then_some(now);
         let new_ask = report.ask.nonce != seen.ask.nonce && report.ask.nonce != 0;

@@ -23,7 +23,7 @@
 //! same for C guests; a test holds the two against each other.
 
 use crate::desc::RawDesc;
-use crate::sync::{AtomicU32, AtomicU64};
+use crate::sync::{AtomicU32, AtomicU64, Ordering};
 
 /// First eight bytes of a control area: "NETVMCTL".
 pub const CONTROL_MAGIC: u64 = u64::from_le_bytes(*b"NETVMCTL");
@@ -66,6 +66,10 @@ pub const FEATURES_KNOWN: u64 = 0;
 /// Zero words beside words that change. Atomic like their neighbours, because a reference to plain memory
 /// would promise that nobody writes it meanwhile, and a peer can.
 pub type ReservedWords<const N: usize> = [core::sync::atomic::AtomicU32; N];
+
+fn no_words<const N: usize>() -> ReservedWords<N> {
+    core::array::from_fn(|_| core::sync::atomic::AtomicU32::new(0))
+}
 
 /// Head of a control area, 128 bytes, written by the host before anybody else maps it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -176,6 +180,20 @@ pub struct HostWords {
     pub reserved: ReservedWords<13>,
 }
 
+impl HostWords {
+    /// The words before any handshake.
+    #[must_use]
+    pub fn zeroed() -> Self {
+        Self {
+            epoch: AtomicU32::new(0),
+            phase: AtomicU32::new(0),
+            answered_nonce: AtomicU64::new(0),
+            refusal: AtomicU32::new(0),
+            reserved: no_words(),
+        }
+    }
+}
+
 /// Which way descriptors flow, and so who writes which half of a ring.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -242,6 +260,16 @@ pub struct TargetEntry {
     pub name: [u8; NAME_BYTES],
 }
 
+/// The name in a zero-padded field: what stands before the first zero, with only zeros behind it. `None` if
+/// it is empty or no UTF-8.
+#[must_use]
+pub fn unpad_name(field: &[u8; NAME_BYTES]) -> Option<&str> {
+    let name_bytes = field.iter().position(|&byte| byte == 0).unwrap_or(NAME_BYTES);
+    let (name, padding) = field.split_at(name_bytes);
+    let padded = name_bytes > 0 && padding.iter().all(|&byte| byte == 0);
+    core::str::from_utf8(name).ok().filter(|_| padded)
+}
+
 /// What the guest says of one endpoint, 512 bytes, written by the guest at run time.
 #[derive(Debug)]
 #[repr(C)]
@@ -266,6 +294,25 @@ pub struct GuestWords {
     pub counters: [AtomicU64; 16],
     /// Zero.
     pub reserved1: ReservedWords<80>,
+}
+
+impl GuestWords {
+    /// The words before any handshake.
+    #[must_use]
+    pub fn zeroed() -> Self {
+        Self {
+            attach_nonce: AtomicU64::new(0),
+            version: AtomicU32::new(0),
+            confirmed_epoch: AtomicU32::new(0),
+            features_accepted: AtomicU64::new(0),
+            detached_epoch: AtomicU32::new(0),
+            reaped_epoch: AtomicU32::new(0),
+            heartbeat: AtomicU64::new(0),
+            reserved0: no_words(),
+            counters: core::array::from_fn(|_| AtomicU64::new(0)),
+            reserved1: no_words(),
+        }
+    }
 }
 
 /// What each word of [`GuestWords::counters`] counts. The host shows them and believes none.
@@ -303,6 +350,14 @@ pub struct CounterLine {
     pub reserved: ReservedWords<30>,
 }
 
+impl CounterLine {
+    /// A counter that stands at `value`, nobody waiting for it.
+    #[must_use]
+    pub fn at(value: u32) -> Self {
+        Self { value: AtomicU32::new(value), want_wakeup: AtomicU32::new(0), reserved: no_words() }
+    }
+}
+
 /// One slot of a ring: a descriptor as two atomic words, each read once.
 #[derive(Debug)]
 #[repr(C, align(16))]
@@ -311,6 +366,43 @@ pub struct Slot {
     pub word0: AtomicU64,
     /// See [`RawDesc::word1`].
     pub word1: AtomicU64,
+    /// Shows a model an access by one side that is not ordered after the other's.
+    #[cfg(loom)]
+    turn: loom::cell::UnsafeCell<()>,
+}
+
+#[cfg(loom)]
+// SAFETY: `turn` holds nothing; loom itself reports accesses to it that are not ordered.
+unsafe impl Sync for Slot {}
+
+impl Slot {
+    /// An empty slot: no valid descriptor.
+    #[must_use]
+    pub fn zeroed() -> Self {
+        Self {
+            word0: AtomicU64::new(0),
+            word1: AtomicU64::new(0),
+            #[cfg(loom)]
+            turn: loom::cell::UnsafeCell::new(()),
+        }
+    }
+
+    /// Writes both words. Relaxed: what publishes the slot makes them visible.
+    #[inline(always)]
+    pub(crate) fn store(&self, desc: RawDesc) {
+        #[cfg(loom)]
+        self.turn.with_mut(|_| ());
+        self.word0.store(desc.word0, Ordering::Relaxed);
+        self.word1.store(desc.word1, Ordering::Relaxed);
+    }
+
+    /// Copies both words, each read once. Relaxed: what found the slot published ordered this after it.
+    #[inline(always)]
+    pub(crate) fn load(&self) -> RawDesc {
+        #[cfg(loom)]
+        self.turn.with(|_| ());
+        RawDesc { word0: self.word0.load(Ordering::Relaxed), word1: self.word1.load(Ordering::Relaxed) }
+    }
 }
 
 /// First bytes of a region, written by the host and never read by it.

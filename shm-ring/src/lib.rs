@@ -13,6 +13,9 @@
 #![cfg_attr(not(test), no_std)]
 #![deny(missing_docs)]
 
+#[cfg(all(feature = "sabotage", not(debug_assertions), not(loom)))]
+compile_error!("a sabotage feature weakens one line so that a test can prove it notices; never ship it");
+
 #[cfg(target_endian = "big")]
 compile_error!("the layout is little-endian; byte swapping is not written");
 
@@ -23,6 +26,7 @@ extern crate alloc;
 pub mod area;
 pub mod attach;
 pub mod desc;
+pub mod endpoint;
 pub mod layout;
 pub mod ring;
 mod sync;

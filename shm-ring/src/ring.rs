@@ -9,7 +9,7 @@ use core::ptr::NonNull;
 
 use crate::desc::RawDesc;
 use crate::layout::{CounterLine, RING_SLOTS_MAX, RING_SLOTS_MIN, Slot};
-use crate::sync::{AtomicU32, Ordering};
+use crate::sync::{AtomicU32, Ordering, ordering};
 
 /// The peer's counter claims more than the ring holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,13 +101,24 @@ impl<'area> RingMemory<'area> {
     }
 }
 
+/// How far `ahead` is in front of `behind`, one of which the peer wrote. Freely running counters wrap, so
+/// this difference is the only figure that means anything; beyond the ring it is a lie.
+#[inline(always)]
+fn distance(ahead: u32, behind: u32, slot_count: u32) -> Result<u32, PeerCounterError> {
+    let claimed = ahead.wrapping_sub(behind);
+    if claimed > slot_count && !cfg!(feature = "sabotage-peer-counter") {
+        return Err(PeerCounterError { claimed, slot_count });
+    }
+    Ok(claimed)
+}
+
 /// The side that puts descriptors in.
 #[derive(Debug)]
 pub struct Producer<'area> {
     ring: RingMemory<'area>,
     /// Descriptors staged so far; the truth about `produced` once published.
     staged: u32,
-    /// The last checked value of the consumer's counter.
+    /// The last checked value of the consumer's counter: `staged - consumed_seen <= slots` always.
     consumed_seen: u32,
     /// A private word that says what has been published, for a process that takes over after a crash.
     journal: Option<&'area AtomicU32>,
@@ -116,10 +127,20 @@ pub struct Producer<'area> {
 impl<'area> Producer<'area> {
     /// Takes up the producing side of a ring whose counters both stand at zero.
     ///
-    /// `journal`, if given, is written before each publication: see [`Producer::publish`].
+    /// `journal`, if given, is private to the host and is written before each publication: see
+    /// [`Producer::publish`].
     #[must_use]
     pub fn new(ring: RingMemory<'area>, journal: Option<&'area AtomicU32>) -> Self {
         Self { ring, staged: 0, consumed_seen: 0, journal }
+    }
+
+    /// Takes up the producing side where another process left it: `produced` is what its journal says, never
+    /// what the shared word says. [`Producer::publish`] once, since it may have died between the two.
+    ///
+    /// No room is assumed: the first [`Producer::room`] reads the peer's counter and checks it.
+    #[must_use]
+    pub fn resume(ring: RingMemory<'area>, journal: Option<&'area AtomicU32>, produced: u32) -> Self {
+        Self { ring, staged: produced, consumed_seen: produced.wrapping_sub(ring.slot_count()), journal }
     }
 
     /// How many descriptors can be staged now. Reads the peer's counter when the cached room is less than `wanted`.
@@ -135,13 +156,10 @@ impl<'area> Producer<'area> {
         }
         // Acquire: the peer has finished reading the slots it counts as consumed before we overwrite them.
         // Pairs with the Release in `Consumer::release`.
-        let consumed = self.ring.consumed.value.load(Ordering::Acquire);
-        let claimed = self.staged.wrapping_sub(consumed);
-        if claimed > slot_count {
-            return Err(PeerCounterError { claimed, slot_count });
-        }
+        let consumed = self.ring.consumed.value.load(ordering!(Acquire, "sabotage-room-relaxed"));
+        let unread = distance(self.staged, consumed, slot_count)?;
         self.consumed_seen = consumed;
-        Ok(slot_count - claimed)
+        Ok(slot_count.wrapping_sub(unread))
     }
 
     /// The position that the next staged descriptor gets: the ring sequence for the ledger.
@@ -158,10 +176,8 @@ impl<'area> Producer<'area> {
         if self.staged.wrapping_sub(self.consumed_seen) >= self.ring.slot_count() {
             return false;
         }
-        let slot = self.ring.slot(self.staged);
-        // Relaxed: the Release store in `publish` makes both words visible.
-        slot.word0.store(desc.word0, Ordering::Relaxed);
-        slot.word1.store(desc.word1, Ordering::Relaxed);
+        // The Release store in `publish` makes both words visible.
+        self.ring.slot(self.staged).store(desc);
         self.staged = self.staged.wrapping_add(1);
         true
     }
@@ -173,13 +189,17 @@ impl<'area> Producer<'area> {
     /// successor believes to be at home.
     #[inline]
     pub fn publish(&mut self) {
-        if let Some(journal) = self.journal {
-            // Release: whoever reads the journal after our death sees ledger and descriptors as of before.
-            journal.store(self.staged, Ordering::Release);
+        if cfg!(feature = "sabotage-journal-order") {
+            self.ring.produced.value.store(self.staged, Ordering::Release);
         }
-        // Release: the descriptors staged above become visible before the count.
+        if let Some(journal) = self.journal {
+            // Release: whoever reads the journal after our death sees the ledger as of before.
+            // Pairs with an Acquire load of the journal by the process that takes over.
+            journal.store(self.staged, ordering!(Release, "sabotage-journal-relaxed"));
+        }
+        // Release: the descriptors staged above, and the journal, become visible before the count.
         // Pairs with the Acquire in `Consumer::pending`.
-        self.ring.produced.value.store(self.staged, Ordering::Release);
+        self.ring.produced.value.store(self.staged, ordering!(Release, "sabotage-publish-relaxed"));
     }
 }
 
@@ -189,15 +209,26 @@ pub struct Consumer<'area> {
     ring: RingMemory<'area>,
     /// Descriptors taken so far; the truth about `consumed` once released.
     taken: u32,
-    /// The last checked value of the producer's counter.
+    /// The last checked value of the producer's counter: `produced_seen - taken <= slots` always.
     produced_seen: u32,
+    /// A private word that says what has been taken, for a process that takes over after a crash.
+    journal: Option<&'area AtomicU32>,
 }
 
 impl<'area> Consumer<'area> {
     /// Takes up the consuming side of a ring whose counters both stand at zero.
     #[must_use]
     pub fn new(ring: RingMemory<'area>) -> Self {
-        Self { ring, taken: 0, produced_seen: 0 }
+        Self::resume(ring, None, 0)
+    }
+
+    /// Takes up the consuming side where another process left it: `consumed` is what its journal says, never
+    /// what the shared word says. [`Consumer::release`] once, since it may have died between the two.
+    ///
+    /// `journal`, if given, is private to the host and is written before each release.
+    #[must_use]
+    pub fn resume(ring: RingMemory<'area>, journal: Option<&'area AtomicU32>, consumed: u32) -> Self {
+        Self { ring, taken: consumed, produced_seen: consumed, journal }
     }
 
     /// How many descriptors wait. Reads the peer's counter only when the last known ones are used up.
@@ -206,23 +237,26 @@ impl<'area> Consumer<'area> {
     /// If the peer's counter is outside `consumed ..= consumed + slots`.
     #[inline]
     pub fn pending(&mut self) -> Result<u32, PeerCounterError> {
+        self.known_or_refreshed(1)
+    }
+
+    /// How many descriptors wait, read anew when fewer than `wanted` are known.
+    #[inline]
+    fn known_or_refreshed(&mut self, wanted: u32) -> Result<u32, PeerCounterError> {
         let known = self.produced_seen.wrapping_sub(self.taken);
-        if known > 0 {
+        if known >= wanted {
             return Ok(known);
         }
         // Acquire: the descriptors behind this count are visible once the count is.
         // Pairs with the Release in `Producer::publish`.
-        let produced = self.ring.produced.value.load(Ordering::Acquire);
-        let claimed = produced.wrapping_sub(self.taken);
-        let slot_count = self.ring.slot_count();
-        if claimed > slot_count {
-            return Err(PeerCounterError { claimed, slot_count });
-        }
+        let produced = self.ring.produced.value.load(ordering!(Acquire, "sabotage-pending-relaxed"));
+        let unread = distance(produced, self.taken, self.ring.slot_count())?;
         self.produced_seen = produced;
-        Ok(claimed)
+        Ok(unread)
     }
 
-    /// Copies the next descriptors into `burst`, each word read once; returns how many.
+    /// Copies the next descriptors into `burst`, each word read once; returns how many. Looks for more when
+    /// fewer are known than fit, so that bursts stay full under load.
     ///
     /// The slots stay the peer's to rewrite, which changes nothing in the copies.
     ///
@@ -230,22 +264,27 @@ impl<'area> Consumer<'area> {
     /// As [`Consumer::pending`]; nothing is taken then.
     #[inline]
     pub fn take(&mut self, burst: &mut [RawDesc]) -> Result<usize, PeerCounterError> {
-        let count = burst.len().min(self.pending()? as usize);
+        let wanted = u32::try_from(burst.len()).unwrap_or(u32::MAX);
+        let count = wanted.min(self.known_or_refreshed(wanted)?) as usize;
         for raw in &mut burst[..count] {
-            let slot = self.ring.slot(self.taken);
-            // Relaxed: the Acquire in `pending` ordered these after the count.
-            raw.word0 = slot.word0.load(Ordering::Relaxed);
-            raw.word1 = slot.word1.load(Ordering::Relaxed);
+            // The Acquire of the count ordered this after it.
+            *raw = self.ring.slot(self.taken).load();
             self.taken = self.taken.wrapping_add(1);
         }
         Ok(count)
     }
 
-    /// Gives the taken slots back to the producer.
+    /// Gives the taken slots back to the producer. With a journal: once everything taken is dealt with, for
+    /// a process that takes over looks at none of it again.
     #[inline]
     pub fn release(&mut self) {
+        if let Some(journal) = self.journal {
+            // Release: whoever reads the journal after our death sees the ledger as of before.
+            // Pairs with an Acquire load of the journal by the process that takes over.
+            journal.store(self.taken, ordering!(Release, "sabotage-journal-relaxed"));
+        }
         // Release: our reads of the slots are done before the producer may overwrite them.
         // Pairs with the Acquire in `Producer::room`.
-        self.ring.consumed.value.store(self.taken, Ordering::Release);
+        self.ring.consumed.value.store(self.taken, ordering!(Release, "sabotage-release-relaxed"));
     }
 }

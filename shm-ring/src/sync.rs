@@ -4,3 +4,11 @@
 pub(crate) use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 #[cfg(loom)]
 pub(crate) use loom::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+/// An ordering that a model watches: Relaxed under its sabotage feature, which must make that model fail.
+macro_rules! ordering {
+    ($strong:ident, $sabotage:literal) => {
+        if cfg!(feature = $sabotage) { Ordering::Relaxed } else { Ordering::$strong }
+    };
+}
+pub(crate) use ordering;

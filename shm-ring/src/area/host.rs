@@ -1,13 +1,13 @@
-//! The host's view of a control area: it writes its own words, reads the guest's once, and trusts no table.
+//! The host's view of a control area: it follows its own plan and reads no table back.
 
 use alloc::vec::Vec;
 use core::ptr::NonNull;
 
+use super::AreaError;
 use super::mapping::Mapping;
 use super::plan::AreaLayout;
-use super::{AreaError, QueuePair};
-use crate::attach::{Ask, GuestEvent, GuestWatch, HostPhase, Refusal};
-use crate::layout::{Direction, EndpointEntry, GuestWords, HostWords, RingEntry};
+use crate::endpoint::{HostEndpoint, QueuePair};
+use crate::layout::{ControlHeader, Direction, EndpointEntry, RingEntry};
 use crate::ring::RingMemory;
 use crate::sync::Ordering;
 
@@ -47,7 +47,7 @@ impl<'m> HostArea<'m> {
             let offset = u64::from(header.target_table_offset) + position * size_of_val(target) as u64;
             mapping.write(offset, target)?;
         }
-        mapping.write(0, &crate::layout::ControlHeader { magic: 0, ..*header })?;
+        mapping.write(0, &ControlHeader { magic: 0, ..*header })?;
         // Release: header and tables are visible to whoever sees the magic. Pairs with the Acquire in
         // `Tables::copy_and_check`.
         mapping.word(0)?.store(header.magic, Ordering::Release);
@@ -80,11 +80,11 @@ impl<'m> HostArea<'m> {
         for (offset, facts) in endpoint_offsets(layout).zip(layout.endpoints()) {
             let first = usize::from(facts.first_ring);
             let rings = &layout.rings()[first..first + usize::from(facts.ring_count)];
-            endpoints.push(HostEndpoint {
-                own: mapping.host_words(offset + core::mem::offset_of!(EndpointEntry, words) as u64)?,
-                guest: mapping.guest_words(facts.guest_words_offset)?,
-                pairs: locate_pairs(mapping, rings)?,
-            });
+            endpoints.push(HostEndpoint::new(
+                mapping.host_words(offset + core::mem::offset_of!(EndpointEntry, words) as u64)?,
+                mapping.guest_words(facts.guest_words_offset)?,
+                locate_pairs(mapping, rings)?,
+            ));
         }
         Ok(Self { endpoints })
     }
@@ -148,115 +148,4 @@ pub(super) fn locate_pairs<'m>(
         });
     }
     Ok(pairs)
-}
-
-/// What a guest says of one endpoint, each word read once.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct GuestReport {
-    /// See [`GuestWords::attach_nonce`], with the words that belong to it.
-    pub ask: Ask,
-    /// See [`GuestWords::confirmed_epoch`].
-    pub confirmed_epoch: u32,
-    /// See [`GuestWords::detached_epoch`].
-    pub detached_epoch: u32,
-    /// See [`GuestWords::reaped_epoch`].
-    pub reaped_epoch: u32,
-    /// See [`GuestWords::heartbeat`].
-    pub heartbeat: u64,
-}
-
-/// One endpoint as its host sees it.
-#[derive(Clone, Debug)]
-pub struct HostEndpoint<'m> {
-    own: &'m HostWords,
-    guest: &'m GuestWords,
-    pairs: Vec<QueuePair<'m>>,
-}
-
-impl<'m> HostEndpoint<'m> {
-    /// One queue pair for each lcore.
-    #[must_use]
-    pub fn queue_pairs(&self) -> &[QueuePair<'m>] {
-        &self.pairs
-    }
-
-    fn pair(&self, lcore: u16) -> Option<&QueuePair<'m>> {
-        self.pairs.iter().find(|pair| pair.lcore == lcore)
-    }
-
-    /// Reads each word of the guest's handshake once. The guest may change them at any moment.
-    #[must_use]
-    pub fn report(&self) -> GuestReport {
-        let guest = self.guest;
-        // Acquire: version and features of this ask, and the death notice of whoever asked before, are
-        // visible once the nonce is. Pairs with the Release in `GuestEndpoint::ask`.
-        let nonce = guest.attach_nonce.load(Ordering::Acquire);
-        let ask = Ask {
-            nonce,
-            version: guest.version.load(Ordering::Relaxed),
-            features: guest.features_accepted.load(Ordering::Relaxed),
-        };
-        GuestReport {
-            ask,
-            // Acquire: the guest's zeroed counters are visible once the confirmation is. Pairs with the
-            // Release in `GuestEndpoint::confirm`.
-            confirmed_epoch: guest.confirmed_epoch.load(Ordering::Acquire),
-            // Acquire: the guest's last descriptors are visible once it says that it left or was reaped.
-            // Pairs with the Release in `GuestEndpoint::leave` and `GuestEndpoint::reaped`.
-            detached_epoch: guest.detached_epoch.load(Ordering::Acquire),
-            reaped_epoch: guest.reaped_epoch.load(Ordering::Acquire),
-            // Relaxed: nothing hangs on it.
-            heartbeat: guest.heartbeat.load(Ordering::Relaxed),
-        }
-    }
-
-    /// Reads the guest's words once and says what is new since the last call with this `watch`.
-    pub fn poll(&self, watch: &mut GuestWatch) -> Vec<GuestEvent> {
-        watch.compare(&self.report())
-    }
-
-    /// The NF's own counters, for display only; believe none. Index by [`crate::layout::GuestCounter`].
-    #[must_use]
-    pub fn counters(&self) -> [u64; 16] {
-        // Relaxed: nothing hangs on them.
-        core::array::from_fn(|counter| self.guest.counters[counter].load(Ordering::Relaxed))
-    }
-
-    /// Sets the host's own words of this endpoint's rings to zero. Only while no lcore holds the rings.
-    pub fn reset_rings(&self) {
-        for pair in &self.pairs {
-            for line in [pair.host_to_guest.produced_line(), pair.guest_to_host.consumed_line()] {
-                // Relaxed: the Release of the nonce in `publish` makes them visible.
-                line.value.store(0, Ordering::Relaxed);
-                line.want_wakeup.store(0, Ordering::Relaxed);
-            }
-        }
-    }
-
-    /// Answers an ask: rings are reset, this is the epoch. The guest may take them up from here on.
-    pub fn publish(&self, nonce: u64, epoch: u32) {
-        self.answer(nonce, epoch, HostPhase::Published, 0);
-    }
-
-    /// Answers an ask: no.
-    pub fn refuse(&self, nonce: u64, refusal: Refusal) {
-        self.answer(nonce, 0, HostPhase::Refused, refusal as u32);
-    }
-
-    fn answer(&self, nonce: u64, epoch: u32, phase: HostPhase, refusal: u32) {
-        // Relaxed: the Release of the nonce makes the three visible.
-        self.own.epoch.store(epoch, Ordering::Relaxed);
-        self.own.phase.store(phase as u32, Ordering::Relaxed);
-        self.own.refusal.store(refusal, Ordering::Relaxed);
-        // Release: the whole answer and the reset rings are visible once the nonce is.
-        // Pairs with the Acquire in `GuestEndpoint::answered`.
-        self.own.answered_nonce.store(nonce, Ordering::Release);
-    }
-
-    /// Shows the guest the host's view.
-    pub fn set_phase(&self, phase: HostPhase) {
-        // Release: what the host did before it says so is visible. Pairs with the Acquire in
-        // `GuestEndpoint::phase`.
-        self.own.phase.store(phase as u32, Ordering::Release);
-    }
 }

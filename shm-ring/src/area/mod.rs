@@ -12,22 +12,10 @@ mod mapping;
 mod plan;
 mod tables;
 
+pub use crate::endpoint::{Answer, Counter, GuestEndpoint, GuestReport, HostEndpoint, QueuePair};
 pub use error::AreaError;
 pub use geometry::RegionGeometry;
-pub use guest::{Answer, Counter, GuestArea, GuestEndpoint};
-pub use host::{GuestReport, HostArea, HostEndpoint};
+pub use guest::GuestArea;
+pub use host::HostArea;
 pub use mapping::{magic_at, read_region_header, write_region_header};
 pub use plan::{AreaLayout, AreaSpec, EndpointSpec, TargetKind, TargetSpec};
-
-use crate::ring::RingMemory;
-
-/// The two rings between one lcore and one endpoint.
-#[derive(Clone, Copy, Debug)]
-pub struct QueuePair<'m> {
-    /// The lcore at the host's end.
-    pub lcore: u16,
-    /// Packets and empty buffers that the host lends.
-    pub host_to_guest: RingMemory<'m>,
-    /// What the guest gives back.
-    pub guest_to_host: RingMemory<'m>,
-}

@@ -10,7 +10,7 @@ use super::{AreaError, RegionGeometry};
 use crate::layout::{
     CACHE_LINE_BYTES, CONTROL_MAGIC, COUNTER_LINE_BYTES, ControlHeader, DESC_BYTES, Direction, EndpointEntry,
     EndpointFacts, GuestWords, NAME_BYTES, PAGE_BYTES, RING_SLOTS_MAX, RING_SLOTS_MIN, RingEntry,
-    TargetEntry, VERSION_MAJOR,
+    TargetEntry, VERSION_MAJOR, unpad_name,
 };
 
 /// Copies of what the host wrote, checked.
@@ -167,14 +167,9 @@ fn copy_table<T: Plain>(
     (0..u64::from(count)).map(|entry| mapping.copy(u64::from(table_offset) + entry * entry_bytes)).collect()
 }
 
-/// The name in a zero-padded field: what stands before the first zero, and only zeros behind it.
-pub(super) fn check_name(field: &[u8; NAME_BYTES]) -> Result<&str, AreaError> {
+fn check_name(field: &[u8; NAME_BYTES]) -> Result<(), AreaError> {
     let name_bytes = field.iter().position(|&byte| byte == 0).unwrap_or(NAME_BYTES);
-    let (name, padding) = field.split_at(name_bytes);
-    match core::str::from_utf8(name) {
-        Ok(name) if name_bytes > 0 && padding.iter().all(|&byte| byte == 0) => Ok(name),
-        _ => Err(AreaError::Name { name_bytes }),
-    }
+    unpad_name(field).map(|_| ()).ok_or(AreaError::Name { name_bytes })
 }
 
 /// The parts found so far.
