@@ -496,3 +496,8 @@ fn check_data(desc: &Desc, verdict: Verdict, limits: &FrameLimits) -> Result<(),
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod properties;
+#[cfg(test)]
+mod tests;
