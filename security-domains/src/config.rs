@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use toml_edit::Document;
 
+use crate::book::Book;
 use crate::chain::Chain;
-use crate::cursor::{Book, Cursor};
+use crate::cursor::Cursor;
 use crate::domain::Domain;
 use crate::endpoint::Endpoint;
 use crate::finding::Findings;
@@ -79,12 +80,19 @@ pub struct EndpointListing<'c> {
 pub fn load(path: &Path) -> Result<Config, Findings> {
     let file = path.to_string_lossy();
     let bytes = std::fs::read(path).map_err(|error| Findings::unreadable(&file, &error))?;
-    let text = String::from_utf8(bytes).map_err(|error| {
-        let at = error.utf8_error().valid_up_to();
-        let reason = format!("byte {at} is not UTF-8");
-        Findings::unreadable(&file, &std::io::Error::new(std::io::ErrorKind::InvalidData, reason))
-    })?;
-    read(&text, path, &file)
+    let (text, broken) = match std::str::from_utf8(&bytes) {
+        Ok(text) => (text, None),
+        Err(error) => {
+            let (valid, rest) = bytes.split_at(error.valid_up_to());
+            (std::str::from_utf8(valid).unwrap_or_default(), rest.first())
+        }
+    };
+    if let Some(&byte) = broken {
+        let book = Book::new(Source::new(&file, text));
+        book.refuse_encoding(byte);
+        return Err(Findings::sorted(book.into_findings()));
+    }
+    read(text, path, &file)
 }
 
 /// Checks the text of a configuration file; relative paths in it count from the folder of `file_name`.

@@ -1,63 +1,16 @@
 //! A table of the document while it is read: each look at a key checks it and writes down what is wrong.
 
-use std::cell::RefCell;
 use std::ops::Range;
 
 use toml_edit::{Item, TableLike, Value};
 
-use crate::finding::{Finding, Kind};
+use crate::book::{Book, Place};
+use crate::finding::Kind;
 use crate::form::{Form, is_name};
 use crate::key::{Key, Presence, Table};
-use crate::names::NameTable;
-use crate::nearest::nearest;
-use crate::source::{Source, printable};
-
-/// Where findings are written down while a document is read.
-pub(crate) struct Book<'t> {
-    source: Source<'t>,
-    findings: RefCell<Vec<Finding>>,
-}
-
-/// One value of the document: how to name it, where it stands, how it is spelt.
-#[derive(Clone, Debug)]
-pub(crate) struct Place {
-    path: String,
-    span: Range<usize>,
-    got: String,
-}
-
-impl<'t> Book<'t> {
-    pub(crate) fn new(source: Source<'t>) -> Self {
-        Self { source, findings: RefCell::new(Vec::new()) }
-    }
-
-    pub(crate) fn refuse(&self, place: &Place, kind: Kind, rule: impl Into<String>, nearest: Vec<String>) {
-        let (line, column) = self.source.position(place.span.start);
-        self.findings.borrow_mut().push(Finding {
-            file: self.source.file.to_owned(),
-            line,
-            column,
-            key: place.path.clone(),
-            rule: rule.into(),
-            got: place.got.clone(),
-            nearest,
-            kind,
-        });
-    }
-
-    /// The finding for a text that is not TOML.
-    pub(crate) fn refuse_syntax(&self, error: &toml_edit::TomlError) {
-        let span = error.span().unwrap_or_default();
-        let got = self.source.excerpt(&span);
-        let place = Place { path: String::from("text"), span, got };
-        let rule = format!("must be TOML ({})", printable(error.message()));
-        self.refuse(&place, Kind::Syntax, rule, Vec::new());
-    }
-
-    pub(crate) fn into_findings(self) -> Vec<Finding> {
-        self.findings.into_inner()
-    }
-}
+use crate::names::{NAME, NameTable};
+use crate::nearest::{near_enough, nearest};
+use crate::source::printable;
 
 /// A table as the parser gives it; one that the file never heads has no span.
 type SpannedTable<'d> = (&'d dyn TableLike, Option<Range<usize>>);
@@ -87,7 +40,7 @@ impl<'d> Cursor<'d> {
 
     /// The line on which a key stands.
     pub(crate) fn line(&self, key: &Key) -> usize {
-        self.book.source.position(self.place(key).span.start).0
+        self.book.line(&self.place(key))
     }
 
     fn key_path(&self, name: &str) -> String {
@@ -103,10 +56,14 @@ impl<'d> Cursor<'d> {
             let span = self.table.key(name).and_then(toml_edit::Key::span).unwrap_or(self.span.clone());
             let name = printable(name);
             let place = Place { path: self.key_path(&name), span, got: name.clone() };
-            let near = nearest(&name, known()).into_iter().map(str::to_owned).collect();
-            let owner =
-                if self.spec.header.is_empty() { String::from("the file") } else { self.spec.header.into() };
-            self.book.refuse(&place, Kind::UnknownKey, format!("must be a key of {owner}"), near);
+            let near = near_enough(&name, known());
+            let owner = if self.spec.header.is_empty() { "the file" } else { self.spec.header };
+            let rule = if near.is_empty() {
+                format!("must be a key of {owner} ({})", known().collect::<Vec<_>>().join(", "))
+            } else {
+                format!("must be a key of {owner}")
+            };
+            self.book.refuse(&place, Kind::UnknownKey, rule, near.into_iter().map(str::to_owned).collect());
         }
     }
 
@@ -123,8 +80,8 @@ impl<'d> Cursor<'d> {
         let key_span = || self.table.key(key.name).and_then(toml_edit::Key::span);
         let span = item.span().or_else(key_span).unwrap_or(self.span.clone());
         let got = match item {
-            Item::Value(_) => self.book.source.excerpt(&span),
-            Item::ArrayOfTables(tables) => format!("{} tables", tables.len()),
+            Item::Value(_) => self.book.excerpt(&span),
+            Item::ArrayOfTables(tables) => format!("a list of {}", tables.len()),
             Item::Table(_) | Item::None => String::from("a table"),
         };
         Place { path, span, got }
@@ -255,7 +212,7 @@ impl<'d> Cursor<'d> {
         let whole = self.place(key);
         let placed = |(position, value): (usize, &'d Value)| {
             let span = value.span().unwrap_or(whole.span.clone());
-            let got = self.book.source.excerpt(&span);
+            let got = self.book.excerpt(&span);
             (Place { path: format!("{}[{position}]", whole.path), span, got }, value)
         };
         Some(found.iter().enumerate().map(placed).collect())
@@ -277,28 +234,21 @@ impl<'d> Cursor<'d> {
         texts
     }
 
-    /// A table of strings, in file order, with the place of each value.
-    pub(crate) fn text_table(&self, key: &Key) -> Option<Vec<(Place, &'d str, &'d str)>> {
+    /// The strings of a table, in file order, with their places; `None` for what is not a string.
+    pub(crate) fn text_table(&self, key: &Key) -> Option<Vec<(Place, &'d str, Option<&'d str>)>> {
         let Some(item) = self.item(key) else { return Some(Vec::new()) };
         let Some(table) = item.as_table_like() else {
             self.refuse_form(key, Vec::new());
             return None;
         };
         let whole = self.place(key);
-        let mut entries = Some(Vec::new());
-        for (name, item) in table.iter() {
+        let entry = |(name, item): (&'d str, &'d Item)| {
             let span = item.span().unwrap_or(whole.span.clone());
-            let got = self.book.source.excerpt(&span);
+            let got = self.book.excerpt(&span);
             let place = Place { path: format!("{}[{}]", whole.path, printable(name)), span, got };
-            match item.as_str().filter(|text| is_text(text)) {
-                Some(text) => entries.iter_mut().for_each(|list| list.push((place.clone(), name, text))),
-                None => {
-                    self.refuse_at(&place, Kind::Value, "must be a string", Vec::new());
-                    entries = None;
-                }
-            }
-        }
-        entries
+            (place, name, item.as_str().filter(|text| is_text(text)))
+        };
+        Some(table.iter().map(entry).collect())
     }
 
     /// The id that a name of another table stands for.
@@ -329,12 +279,12 @@ impl<'d> Cursor<'d> {
 
     /// The id that a reference stands for, if it stands for one; no finding otherwise.
     pub(crate) fn peek_reference(&self, key: &Key, names: &NameTable) -> Option<u16> {
-        names.find(self.item(key)?.as_str()?)
+        names.find(self.spelt(key)?)
     }
 
-    /// The name of this table if it is a legal one; no finding otherwise.
-    pub(crate) fn peek_name(&self) -> Option<&'d str> {
-        self.table.get("name")?.as_str().filter(|name| is_name(name))
+    /// The string of a key, legal or not; no finding if there is none.
+    pub(crate) fn spelt(&self, key: &Key) -> Option<&'d str> {
+        self.item(key)?.as_str()
     }
 
     /// The table of a key.
@@ -372,7 +322,8 @@ impl<'d> Cursor<'d> {
         for (position, (table, span)) in tables.into_iter().enumerate() {
             let span = span.unwrap_or(self.span.clone());
             let mut cursor = Cursor { book: self.book, spec: of, table, span, path: String::new() };
-            let label = cursor.peek_name().map_or_else(|| position.to_string(), str::to_owned);
+            let name = cursor.spelt(&NAME).filter(|name| is_name(name));
+            let label = name.map_or_else(|| position.to_string(), str::to_owned);
             cursor.path = format!("{}[{label}]", self.key_path(key.name));
             cursor.refuse_unknown_keys();
             cursors.push(cursor);

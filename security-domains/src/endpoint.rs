@@ -19,7 +19,7 @@ pub(crate) const QUOTA: Key = Key {
     name: "quota_buffers",
     form: Form::Number(Number::between(1, 32_768)),
     presence: Presence::Number(512),
-    doc: "Most buffers that it holds at once.",
+    doc: "Most buffers that it holds at once, of each lcore.",
 };
 pub(crate) const RING_SLOTS: Key = Key {
     name: "ring_slots",
@@ -31,7 +31,7 @@ pub(crate) const CREDIT: Key = Key {
     name: "credit_buffers",
     form: Form::Number(Number::between(0, 32_768)),
     presence: Presence::Number(0),
-    doc: "Empty buffers that it is lent at once, to make packets of its own; at most its quota.",
+    doc: "Empty buffers that each lcore lends it at once, to make packets of its own; at most its quota.",
 };
 
 /// One NF thread: its service and what it may hold.
@@ -41,11 +41,11 @@ pub struct Endpoint {
     pub id: EndpointId,
     /// The service that it is an instance of.
     pub service: ServiceId,
-    /// Most buffers that it holds at once.
+    /// Most buffers that it holds at once, of each lcore: it bounds one ring back to the host.
     pub quota_buffers: u32,
     /// Slots of each ring.
     pub ring_slots: u32,
-    /// Empty buffers that it is lent at once.
+    /// Empty buffers that each lcore lends it at once.
     pub credit_buffers: u32,
 }
 

@@ -97,9 +97,12 @@ impl Number {
         (stepped && (self.min..=self.max).contains(&number)).then_some(number)
     }
 
-    /// The legal values on both sides of an illegal one, smallest first.
+    /// The legal values on both sides of an illegal one, smallest first; a legal one by itself.
     #[must_use]
     pub fn nearest(&self, found: i64) -> Vec<u32> {
+        if let Some(legal) = self.check(found) {
+            return vec![legal];
+        }
         let Ok(number) = u32::try_from(found.max(0)) else {
             return vec![self.max];
         };
@@ -146,14 +149,26 @@ impl Form {
             Self::Number(number) => number.rule(),
             Self::Word(words) => format!("must be {}", quoted_choice(words)),
             Self::Reference(nouns) => format!("must be the name of a {}", nouns.join(" or ")),
-            Self::List { min: 0, max, .. } => format!("must be a list of up to {max} values"),
-            Self::List { min, max, .. } => format!("must be a list of {min} to {max} values"),
+            Self::List { of, min, max } => {
+                let each = of.rule();
+                format!("must be a list of {} values, each {}", counts(*min, *max), strip_must_be(&each))
+            }
             Self::NumberOrText(number, what) => format!("{} or {what}", number.rule()),
             Self::Table(table) => format!("must be a table {}", table.header),
-            Self::Tables { of, min: 0, max } => format!("must be up to {max} tables {}", of.header),
-            Self::Tables { of, min, max } => format!("must be {min} to {max} tables {}", of.header),
+            Self::Tables { of, min, max } => {
+                format!("must be {} tables {}", counts(*min, *max), of.header)
+            }
         }
     }
+}
+
+/// The rule without its verb, for use inside another sentence.
+pub(crate) fn strip_must_be(rule: &str) -> &str {
+    rule.strip_prefix("must be ").unwrap_or(rule)
+}
+
+fn counts(min: usize, max: usize) -> String {
+    if min == 0 { format!("up to {max}") } else { format!("{min} to {max}") }
 }
 
 /// Whether this is a legal name.
@@ -213,6 +228,7 @@ mod tests {
         let number = Number::power_of_two(2, 1024);
         assert_eq!(number.nearest(63), [32, 64]);
         assert_eq!(number.nearest(65), [64, 128]);
+        assert_eq!(number.nearest(64), [64]);
         assert_eq!(number.nearest(1), [2]);
         assert_eq!(number.nearest(-5), [2]);
         assert_eq!(number.nearest(1025), [1024]);

@@ -1,6 +1,6 @@
 //! The reference of the language for readers; printed from the tables of keys.
 
-use crate::form::Form;
+use crate::form::{Form, strip_must_be};
 use crate::key::{Key, Presence, Table};
 use crate::scope;
 
@@ -34,13 +34,13 @@ fn row(key: &Key) -> Option<String> {
     }
     let default = match key.presence {
         Presence::Needed => String::from("needed"),
-        Presence::Optional => String::from("any"),
+        Presence::Optional => String::from("none"),
         Presence::Number(number) => number.to_string(),
         Presence::Word(word) => format!("\"{word}\""),
         Presence::Flag(flag) => flag.to_string(),
         Presence::Empty => String::from("empty"),
     };
     let rule = key.form.rule();
-    let value = rule.trim_start_matches("must be ");
+    let value = strip_must_be(&rule);
     Some(format!("| `{}` | {value} | {default} | {} |\n", key.name, key.doc))
 }

@@ -15,7 +15,10 @@ pub(crate) const NAME: Key = Key {
     doc: "What others in this file call it.",
 };
 
-/// The names of one kind of table; `None` where the name is missing, illegal or taken.
+/// The names of one kind of table; `None` where there is none.
+///
+/// A name that is illegal or taken has its finding and still stands here, so that what refers to it is not
+/// refused as well.
 #[derive(Default)]
 pub(crate) struct NameTable {
     names: Vec<Option<String>>,
@@ -32,14 +35,13 @@ impl NameSpace {
         Self { of, taken: BTreeMap::new() }
     }
 
-    fn take(&mut self, cursor: &Cursor<'_>, name: &str) -> Option<String> {
+    fn take(&mut self, cursor: &Cursor<'_>, name: &str) {
         if let Some(line) = self.taken.get(name) {
             let rule = format!("must be unique among the {} of the file (line {line} has it too)", self.of);
             cursor.refuse(&NAME, Kind::Name, rule, self.free_name(name).into_iter().collect());
-            return None;
+        } else {
+            self.taken.insert(name.to_owned(), cursor.line(&NAME));
         }
-        self.taken.insert(name.to_owned(), cursor.line(&NAME));
-        Some(name.to_owned())
     }
 
     /// `name-2`, or the first number that nobody has.
@@ -58,7 +60,13 @@ impl NameSpace {
 impl NameTable {
     /// Reads and checks the name of each table.
     pub(crate) fn gather(cursors: &[Cursor<'_>], space: &mut NameSpace) -> Self {
-        let names = cursors.iter().map(|cursor| space.take(cursor, read_name(cursor)?)).collect();
+        let mut names = Vec::with_capacity(cursors.len());
+        for cursor in cursors {
+            if let Some(name) = read_name(cursor) {
+                space.take(cursor, name);
+            }
+            names.push(cursor.spelt(&NAME).map(str::to_owned));
+        }
         Self { names }
     }
 
@@ -75,7 +83,7 @@ impl NameTable {
 
     /// Every legal name, in file order.
     pub(crate) fn known(&self) -> impl Iterator<Item = &str> {
-        self.names.iter().flatten().map(String::as_str)
+        self.names.iter().flatten().map(String::as_str).filter(|name| is_name(name))
     }
 }
 

@@ -10,6 +10,7 @@ pub(crate) fn nearest<'w>(found: &str, known: impl IntoIterator<Item = &'w str>)
     let mut scored: Vec<(usize, &str)> =
         known.into_iter().map(|word| (edit_distance(&found, word), word)).collect();
     scored.sort_by_key(|&(distance, _)| distance);
+    scored.dedup();
     let best = scored.first().map_or(0, |&(distance, _)| distance);
     scored
         .into_iter()
@@ -17,6 +18,14 @@ pub(crate) fn nearest<'w>(found: &str, known: impl IntoIterator<Item = &'w str>)
         .map(|(_, word)| word)
         .take(SUGGESTIONS_MAX)
         .collect()
+}
+
+/// The nearest known words, if they are so near that they may have been meant.
+pub(crate) fn near_enough<'w>(found: &str, known: impl IntoIterator<Item = &'w str>) -> Vec<&'w str> {
+    let mut near = nearest(found, known);
+    let letters: Vec<char> = found.chars().take(64).collect();
+    near.retain(|word| edit_distance(&letters, word) * 2 <= letters.len().max(word.chars().count()));
+    near
 }
 
 /// Insertions, deletions and replacements that turn one word into the other (Levenshtein).
@@ -57,5 +66,13 @@ mod tests {
         assert_eq!(nearest("regoin_mib", ["region_mib", "name"]), ["region_mib"]);
         assert_eq!(nearest("fw2", ["fw0", "fw1", "rt0"]), ["fw0", "fw1"]);
         assert!(nearest("x", []).is_empty());
+    }
+
+    #[test]
+    fn does_not_suggest_what_shares_less_than_half() {
+        assert_eq!(near_enough("ring_slot", ["service", "ring_slots"]), ["ring_slots"]);
+        assert_eq!(near_enough("abcd", ["abxy"]), ["abxy"]);
+        assert!(near_enough("abcd", ["axyz"]).is_empty());
+        assert!(near_enough("nf", ["service", "ring_slots"]).is_empty());
     }
 }

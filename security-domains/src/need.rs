@@ -43,7 +43,8 @@ pub struct DomainNeed {
     pub buffer_stride_bytes: u32,
     /// Buffers that fit into the region.
     pub buffers_available: u64,
-    /// The sum of the terms below: with fewer, an honest peer could starve the NICs.
+    /// The sum of the terms below. Buffers are sharded by lcore and quotas hold for each shard, so every
+    /// term counts once a lcore: with fewer, honest endpoints that use their quotas could starve a NIC queue.
     pub buffers_min: u64,
     /// Polling threads.
     pub lcores: u64,
@@ -51,7 +52,7 @@ pub struct DomainNeed {
     pub ports: Vec<PortTerm>,
     /// Its endpoints.
     pub endpoints: u64,
-    /// Sum of the quotas of its endpoints.
+    /// `lcores ×` the sum of the quotas of its endpoints.
     pub quota_buffers: u64,
     /// `lcores ×` [`BURST_BUFFERS`].
     pub burst_buffers: u64,
@@ -74,7 +75,8 @@ impl DomainNeed {
         let ports = port_terms(config, id, lcores);
         let endpoints: Vec<EndpointListing<'_>> =
             config.endpoints().into_iter().filter(|endpoint| endpoint.domain == id).collect();
-        let quota_buffers = endpoints.iter().map(|endpoint| u64::from(endpoint.endpoint.quota_buffers)).sum();
+        let quotas: u64 = endpoints.iter().map(|listing| u64::from(listing.endpoint.quota_buffers)).sum();
+        let quota_buffers = lcores * quotas;
         let burst_buffers = lcores * BURST_BUFFERS;
         let huge = domain.pages != Pages::Plain;
         let region_hugepages = if huge { domain.region_bytes() / HUGEPAGE_BYTES } else { 0 };
@@ -178,23 +180,26 @@ fn control_bytes<'e>(
 impl fmt::Display for DomainNeed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { name, region_mib, buffer_stride_bytes, buffers_available, buffers_min, lcores, .. } = self;
+        let (threads, endpoints) = (counted(*lcores, "lcore"), counted(self.endpoints, "endpoint"));
         writeln!(
             f,
             "domain {name}: {buffers_available} buffers of {buffer_stride_bytes} B in {region_mib} MiB; needs at least {buffers_min}:"
         )?;
         for PortTerm { port, rx_slots, tx_slots, buffers } in &self.ports {
-            writeln!(
-                f,
-                "  {buffers:>8}  port {port}: {lcores} lcores × ({rx_slots} rx + {tx_slots} tx slots)"
-            )?;
+            writeln!(f, "  {buffers:>8}  port {port}: {threads} × ({rx_slots} rx + {tx_slots} tx slots)")?;
         }
-        writeln!(f, "  {:>8}  quotas of {} endpoints", self.quota_buffers, self.endpoints)?;
-        writeln!(f, "  {:>8}  bursts in flight: {lcores} lcores × {BURST_BUFFERS}", self.burst_buffers)?;
-        writeln!(f, "  rings: {} = {} endpoints × {lcores} lcores × 2", self.rings, self.endpoints)?;
+        let quotas = self.quota_buffers / lcores;
+        writeln!(f, "  {:>8}  quotas: {threads} × {quotas} of {endpoints}", self.quota_buffers)?;
+        writeln!(f, "  {:>8}  bursts in flight: {threads} × {BURST_BUFFERS}", self.burst_buffers)?;
+        writeln!(f, "  rings: {} = {endpoints} × {threads} × 2", self.rings)?;
         write!(
             f,
-            "  hugepages of 2 MiB: {} = {} region + {} control areas (pages = \"{}\")",
+            "  hugepages of 2 MiB: {} = {} for the region + {} for control areas (pages = \"{}\")",
             self.hugepages_2mib, self.region_hugepages, self.control_hugepages, self.pages,
         )
     }
+}
+
+fn counted(count: u64, noun: &str) -> String {
+    if count == 1 { format!("1 {noun}") } else { format!("{count} {noun}s") }
 }

@@ -23,7 +23,7 @@ const QUEUE_SLOTS: Form = Form::Number(Number::power_of_two(32, 8192));
 
 const DEVICE: Key = Key {
     name: "device",
-    form: Form::Text("a DPDK virtual device net_… with its ,arguments or a PCI address 0000:01:00.0"),
+    form: Form::Text("a DPDK virtual device (net_name,arguments) or a PCI address (0000:01:00.0)"),
     presence: Presence::Needed,
     doc: "The device behind it: a DPDK virtual device with its arguments, or a PCI address.",
 };

@@ -1,6 +1,7 @@
 //! Everything that a name can refer to: the tables of the document, their names, and whose domain is what.
 
-use crate::cursor::{Cursor, Place, quoted};
+use crate::book::Place;
+use crate::cursor::{Cursor, quoted};
 use crate::domain;
 use crate::finding::Kind;
 use crate::ids::DomainId;
@@ -13,7 +14,7 @@ macro_rules! tables {
         const $name: Key = Key {
             name: $key,
             form: crate::form::Form::Tables { of: &$table, min: $min, max: $max },
-            presence: Presence::Empty,
+            presence: if $min > 0 { Presence::Needed } else { Presence::Empty },
             doc: $doc,
         };
     };
@@ -33,6 +34,9 @@ tables!(CHAIN, "chain", chain::TABLE, 0..=256, "Services in the order in which p
 tables!(RULE, "rule", rule::TABLE, 0..=4096, "Which packets take another chain; the first match wins.");
 tables!(VM, "vm", vm::TABLE, 0..=256, "Guests.");
 tables!(PROCESS, "process", process::TABLE, 0..=256, "NFs that run as host processes.");
+
+/// Endpoints of all VMs and processes together: lcores keep them as bits of a fixed set.
+const ENDPOINTS_MAX: usize = 1024;
 
 /// The document.
 pub(crate) const TABLE: Table = Table {
@@ -110,6 +114,7 @@ impl<'d> Scope<'d> {
 
         let vm_tables = owner_tables(&vms, &vm::ENDPOINT, &domains);
         let process_tables = owner_tables(&processes, &process::ENDPOINT, &domains);
+        refuse_too_many_endpoints(&vm_tables, &process_tables);
         let domain_of =
             |cursor: &Cursor<'d>| cursor.peek_reference(&domain::DOMAIN, &domains.names).map(DomainId);
         let port_domains: Vec<_> = ports.cursors.iter().map(domain_of).collect();
@@ -206,6 +211,22 @@ fn owner_tables<'d>(owners: &Named<'d>, endpoint: &Key, domains: &Named<'d>) -> 
         domain: cursor.peek_reference(&domain::DOMAIN, &domains.names).map(DomainId),
     };
     owners.cursors.iter().map(tables).collect()
+}
+
+/// Writes down which VM or process takes the count of endpoints beyond the limit.
+fn refuse_too_many_endpoints(vms: &[OwnerTables<'_>], processes: &[OwnerTables<'_>]) {
+    let owners = vms.iter().map(|owner| (owner, &vm::ENDPOINT));
+    let owners = owners.chain(processes.iter().map(|owner| (owner, &process::ENDPOINT)));
+    let mut count = 0;
+    for (owner, key) in owners {
+        let within = count <= ENDPOINTS_MAX;
+        count += owner.endpoints.len();
+        if within && count > ENDPOINTS_MAX {
+            let rule =
+                format!("must keep the file within {ENDPOINTS_MAX} endpoints, which it takes to {count}");
+            owner.cursor.refuse(key, Kind::Conflict, rule, Vec::new());
+        }
+    }
 }
 
 fn service_homes<'s, 'd: 's>(

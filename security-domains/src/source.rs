@@ -34,7 +34,8 @@ impl<'t> Source<'t> {
             return String::from("unreadable text");
         };
         if text.is_empty() {
-            return String::from(if span.start >= self.text.len() { "end of file" } else { "nothing" });
+            let rest = &self.text[span.start..];
+            return String::from(if rest.is_empty() { "end of file" } else { "end of line" });
         }
         shorten(&printable(text))
     }

@@ -219,20 +219,25 @@ fn read_nf(cursor: &Cursor<'_>) -> Option<String> {
 }
 
 fn read_files(cursor: &Cursor<'_>, folder: &Path) -> Option<Vec<VmFile>> {
-    let mut files = Some(Vec::new());
+    let mut files = Vec::new();
+    let mut legal = true;
     for (place, guest_path, host_path) in cursor.text_table(&FILES)? {
-        let climbs = guest_path.split('/').any(|part| part == ".." || part == ".");
-        let named = guest_path.starts_with('/') && !guest_path.ends_with('/');
-        if climbs || !named || guest_path.chars().any(char::is_control) {
+        if !is_guest_path(guest_path) {
             let rule = "must go to an absolute path in the guest without . or ..";
             cursor.refuse_at(&place, Kind::Value, rule, Vec::new());
-            files = None;
-            continue;
+            legal = false;
         }
-        let host_path = folder.join(host_path);
-        files.iter_mut().for_each(|list| {
-            list.push(VmFile { guest_path: guest_path.to_owned(), host_path: host_path.clone() });
-        });
+        let Some(host_path) = host_path else {
+            cursor.refuse_at(&place, Kind::Value, FILE_PATH.rule(), Vec::new());
+            legal = false;
+            continue;
+        };
+        files.push(VmFile { guest_path: guest_path.to_owned(), host_path: folder.join(host_path) });
     }
-    files
+    legal.then_some(files)
+}
+
+fn is_guest_path(path: &str) -> bool {
+    let climbs = path.split('/').any(|part| part == ".." || part == ".");
+    path.starts_with('/') && !path.ends_with('/') && !climbs && !path.chars().any(char::is_control)
 }

@@ -83,10 +83,17 @@ fn a_missing_file_is_told_from_a_wrong_one() {
     let findings = load(Path::new("/nonexistent/netvm.toml")).unwrap_err();
     assert!(findings.is_unreadable());
     assert!(findings.to_string().starts_with("/nonexistent/netvm.toml: cannot read the configuration, got "));
+}
+
+#[test]
+fn bytes_that_are_no_text_are_found_where_they_stand() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("bytes.toml");
-    std::fs::write(&path, b"name = \"\xff\"").unwrap();
+    std::fs::write(&path, b"[switch]\nname = \"\xff\"").unwrap();
     let findings = load(&path).unwrap_err();
-    assert!(findings.is_unreadable());
-    assert!(findings.to_string().ends_with("got byte 8 is not UTF-8"), "{findings}");
+    assert!(!findings.is_unreadable());
+    assert!(
+        findings.to_string().ends_with("bytes.toml:2:9: text must be UTF-8, got byte 0xff"),
+        "{findings}"
+    );
 }
