@@ -314,10 +314,15 @@ impl<'d> Cursor<'d> {
             }
             Some(_) => None,
         };
-        let Some(tables) = tables.filter(|tables| (min..=max).contains(&tables.len())) else {
+        let Some(mut tables) = tables else {
             self.refuse_form(key, Vec::new());
             return Vec::new();
         };
+        if !(min..=max).contains(&tables.len()) {
+            self.refuse_form(key, Vec::new());
+            // Ids have 16 bits: what is beyond the limit is not read.
+            tables.truncate(max);
+        }
         let mut cursors = Vec::with_capacity(tables.len());
         for (position, (table, span)) in tables.into_iter().enumerate() {
             let span = span.unwrap_or(self.span.clone());

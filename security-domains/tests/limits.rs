@@ -190,8 +190,15 @@ fn a_switch_has_up_to_32_ports() {
         })
     };
     assert_eq!(accepted(&ports(32)).ports.len(), 32);
-    let findings = parse(&ports(33), "small.toml").unwrap_err().to_string();
-    assert!(findings.contains("port must be up to 32 tables [[port]], got 33 tables"), "{findings}");
+    let finding = refused(&ports(33));
+    assert!(finding.contains("port must be up to 32 tables [[port]], got a list of 33"), "{finding}");
+}
+
+#[test]
+fn more_tables_than_ids_are_refused() {
+    let rules: String = (0..70_000).map(|number| format!("[[rule]]\nport = \"p{number}\"\n")).collect();
+    let findings = parse(&(SMALL.to_owned() + &rules), "small.toml").unwrap_err();
+    assert!(findings.iter().any(|finding| finding.key == "rule" && finding.got == "a list of 70001"));
 }
 
 #[test]
