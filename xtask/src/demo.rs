@@ -53,6 +53,8 @@ struct Cast {
     server_address: &'static str,
     client: Host,
     server: Host,
+    /// A third host whose traffic a monitor counts.
+    span: Option<Host>,
     vms: &'static [&'static str],
     processes: &'static [(&'static str, &'static str)],
 }
@@ -72,6 +74,7 @@ impl Cast {
             server_address: "10.2.0.2",
             client: Host { port: "nv-client", address: "10.1.0.2/24", gateway: Some("10.1.0.1") },
             server: Host { port: "nv-server", address: "10.2.0.2/24", gateway: Some("10.2.0.1") },
+            span: Some(Host { port: "nv-span", address: "10.3.0.2/24", gateway: None }),
             vms: &["fw0", "rt0", "mon0"],
             processes: &[],
         }
@@ -84,6 +87,7 @@ impl Cast {
             server_address: "10.1.0.3",
             client: Host { port: "nv-client", address: "10.1.0.2/24", gateway: None },
             server: Host { port: "nv-server", address: "10.1.0.3/24", gateway: None },
+            span: None,
             vms: &[],
             processes: &[("fwd0", "forwarder")],
         }
@@ -137,7 +141,8 @@ fn play(
     switch.wait_attached(&owners, Duration::from_secs(20))?;
     let vms = boot(&mut switch, cast.vms, &mut summary)?;
 
-    println!("{} pings from client to server", 20);
+    let _watched = stage.talk_into_the_span(journal)?;
+    println!("20 pings from client to server");
     let pings = ping(&stage.client, cast.server_address, 20, 100)?;
     (summary.pings_sent, summary.pings_answered) = (pings.sent, pings.answered);
     transfer(cast, options, &stage, &mut switch, journal, &mut summary)?;
@@ -169,10 +174,11 @@ fn empty_summary() -> Summary {
     }
 }
 
-/// The two hosts and a place for files.
+/// The hosts and a place for files.
 struct Stage {
     client: Namespace,
     server: Namespace,
+    span: Option<Namespace>,
     log_dir: PathBuf,
     files: PathBuf,
 }
@@ -195,7 +201,17 @@ impl Stage {
         };
         let client = host("nv-demo-client", &cast.client)?;
         let server = host("nv-demo-server", &cast.server)?;
-        Ok(Self { client, server, log_dir: home, files })
+        let span = cast.span.as_ref().map(|span| host("nv-demo-span", span)).transpose()?;
+        Ok(Self { client, server, span, log_dir: home, files })
+    }
+
+    /// Gives the monitor something to count: pings to an address that nobody has.
+    fn talk_into_the_span(&self, journal: &Journal) -> Result<Option<Child>, XtaskError> {
+        let Some(span) = &self.span else { return Ok(None) };
+        span.ip(&["neigh", "add", "10.3.0.1", "lladdr", "02:00:00:00:03:01", "dev", "eth0"])?;
+        let mut command = span.command("ping");
+        command.args(["-q", "-i", "0.02", "10.3.0.1"]);
+        Ok(Some(Child::spawn("span", command, &self.log_dir, journal)?))
     }
 }
 
