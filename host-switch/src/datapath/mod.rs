@@ -1,1 +1,279 @@
 //! Moves packets between ports and endpoints; never blocks.
+//!
+//! [`Datapath`] is control's handle: it starts polling threads, gives them endpoints to serve, and asks them to
+//! count. Each lcore owns its shard of every domain's buffers, its queues and its end of the rings; nothing on
+//! the way of a packet is shared with another thread.
+//!
+//! | module | noun |
+//! |---|---|
+//! | `spec` | what the datapath is started with |
+//! | `start` | from the spec to running threads |
+//! | `lcore` | one polling thread and its turn |
+//! | `adopt` | what an lcore does with a message |
+//! | `route` | one frame's next step |
+//! | `domain`, `endpoint`, `ingress`, `egress` | what an lcore has of each |
+//! | `shard_cell` | the ledger shared between an lcore and its mempool |
+//! | `sample` | the proof that nothing was copied |
+//! | `counters`, `audit`, `message` | what control sees and says |
+
+mod adopt;
+mod audit;
+mod counters;
+mod domain;
+mod egress;
+mod endpoint;
+mod error;
+mod idle;
+mod ingress;
+mod lcore;
+mod message;
+mod route;
+mod sample;
+mod shard_cell;
+mod spec;
+mod start;
+
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+
+use dpdk::Port;
+use switch_core::forwarding::Forwarding;
+use switch_core::ids::{EndpointId, LcoreId};
+
+pub use audit::ShardReport;
+pub use counters::{
+    CountersSnapshot, DomainSnapshot, EndpointSnapshot, IdentityCounters, LcoreSnapshot, PortCounters,
+    PortSnapshot,
+};
+pub use error::DatapathError;
+pub use idle::Idle;
+pub use message::{Event, QueuePairHandle, Released};
+pub use spec::{DatapathSpec, DomainSpec, EndpointDatapathSpec, LcoreSpec, PortPool, PortSpec};
+
+use lcore::Lcore;
+use message::Message;
+
+/// The running datapath. Dropping it stops it.
+#[derive(Debug)]
+pub struct Datapath {
+    lcores: Vec<LcoreThread>,
+    ports: Mutex<Vec<RunningPort>>,
+    events: Mutex<Receiver<Event>>,
+}
+
+/// A polling thread, from the outside.
+#[derive(Debug)]
+struct LcoreThread {
+    id: LcoreId,
+    messages: Sender<Message>,
+    thread: JoinHandle<Lcore>,
+}
+
+/// A started port.
+#[derive(Debug)]
+struct RunningPort {
+    port: Port,
+    zero_copy: bool,
+}
+
+/// The value inside, also after a panic elsewhere: each use leaves it whole.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Datapath {
+    /// Asks each lcore and waits for the answers, in the order of lcores.
+    fn ask<T>(&self, message: impl Fn(Sender<T>) -> Message) -> Result<Vec<T>, DatapathError> {
+        let asked: Vec<_> = self.lcores.iter().map(|lcore| lcore.ask(&message)).collect();
+        asked.into_iter().zip(&self.lcores).map(|(answer, lcore)| lcore.answer(&answer)).collect()
+    }
+
+    /// Gives an endpoint's queue pairs to the lcores, one each, and feeds it from here on. Their counters stand
+    /// at zero, and the endpoint has confirmed its epoch.
+    ///
+    /// # Errors
+    /// [`DatapathError::AttachRefused`] while the endpoint is attached or buffers of an earlier attach are out;
+    /// lcores that had taken it up let it go again.
+    pub fn attach(&self, endpoint: EndpointId, pairs: Vec<QueuePairHandle>) -> Result<(), DatapathError> {
+        if pairs.len() != self.lcores.len() {
+            let (count, expected) = (pairs.len(), self.lcores.len());
+            return Err(DatapathError::Plan { what: "queue pairs", count, expected });
+        }
+        let mut asked = Vec::with_capacity(pairs.len());
+        for pair in pairs {
+            let position = self.lcores.iter().position(|lcore| lcore.id == pair.lcore);
+            let lcore = position.ok_or(DatapathError::LcoreGone { lcore: pair.lcore })?;
+            let lcore = &self.lcores[lcore];
+            let (done, answer) = channel();
+            // A message that finds no thread is noticed when its answer does not come.
+            let _ = lcore.messages.send(Message::Attach { endpoint, pair, done });
+            asked.push((lcore, answer));
+        }
+        let mut refused = None;
+        let mut accepted = Vec::new();
+        for (lcore, answer) in asked {
+            if lcore.answer(&answer)? {
+                accepted.push(lcore);
+            } else {
+                refused = Some(lcore.id);
+            }
+        }
+        let Some(refused) = refused else { return Ok(()) };
+        for lcore in accepted {
+            lcore.answer(&lcore.ask(|done| Message::Release { endpoint, done }))?;
+        }
+        Err(DatapathError::AttachRefused { endpoint, lcore: refused })
+    }
+
+    /// Gives an endpoint no more packets: its heartbeat stands still. What it gives back is still served, and
+    /// what it holds stays its own.
+    ///
+    /// # Errors
+    /// [`DatapathError::LcoreGone`].
+    pub fn stop_feeding(&self, endpoint: EndpointId) -> Result<(), DatapathError> {
+        self.ask(|done| Message::Feed { endpoint, feed: false, done }).map(drop)
+    }
+
+    /// Feeds an attached endpoint again: its heartbeat moves.
+    ///
+    /// # Errors
+    /// [`DatapathError::LcoreGone`].
+    pub fn resume_feeding(&self, endpoint: EndpointId) -> Result<(), DatapathError> {
+        self.ask(|done| Message::Feed { endpoint, feed: true, done }).map(drop)
+    }
+
+    /// Takes an endpoint's rings from the lcores. What it had given back is served first; what it still holds
+    /// is quarantined. When this returns, no lcore touches those rings.
+    ///
+    /// # Errors
+    /// [`DatapathError::LcoreGone`].
+    pub fn release(&self, endpoint: EndpointId) -> Result<Released, DatapathError> {
+        let parts = self.ask(|done| Message::Release { endpoint, done })?;
+        Ok(parts.iter().fold(Released::default(), |sum, part| Released {
+            drained: sum.drained + part.drained,
+            quarantined: sum.quarantined + part.quarantined,
+        }))
+    }
+
+    /// Takes home what an endpoint held, on proof that its writers have stopped: end of file on a socket that
+    /// only it or its QEMU holds, QMP `RESET` or `SHUTDOWN`, or its supervisor's word. Releases it first if
+    /// need be. Returns how many buffers came home; their packets count as `lost_with_endpoint`.
+    ///
+    /// # Errors
+    /// [`DatapathError::LcoreGone`].
+    pub fn reclaim(&self, endpoint: EndpointId) -> Result<u32, DatapathError> {
+        Ok(self.ask(|done| Message::Reclaim { endpoint, done })?.iter().sum())
+    }
+
+    /// Has each lcore count every buffer of its shards.
+    ///
+    /// # Errors
+    /// [`DatapathError::LcoreGone`].
+    pub fn audit(&self) -> Result<Vec<ShardReport>, DatapathError> {
+        Ok(self.ask(|done| Message::Audit { done })?.into_iter().flatten().collect())
+    }
+
+    /// What was counted so far, by lcores and devices.
+    ///
+    /// # Errors
+    /// [`DatapathError::LcoreGone`].
+    pub fn counters(&self) -> Result<CountersSnapshot, DatapathError> {
+        let reports = self.ask(|done| Message::Counters { done })?;
+        let ports = lock(&self.ports);
+        let ports = ports.iter().map(|running| PortSnapshot {
+            driver: running.port.info().driver.clone(),
+            zero_copy: running.zero_copy,
+            // A driver that does not count or know shows zeroes.
+            device: running.port.stats().unwrap_or_default(),
+            link_up: running.port.link().is_ok_and(|link| link.up),
+            ..PortSnapshot::default()
+        });
+        let mut snapshot = CountersSnapshot { ports: ports.collect(), ..CountersSnapshot::default() };
+        reports.iter().for_each(|report| snapshot.add(report));
+        Ok(snapshot)
+    }
+
+    /// What happened since the last call.
+    pub fn events(&self) -> Vec<Event> {
+        lock(&self.events).try_iter().collect()
+    }
+
+    /// Decides by other tables from here on. When this returns, no lcore uses the old ones.
+    ///
+    /// # Errors
+    /// [`DatapathError::LcoreGone`].
+    pub fn replace_forwarding(&self, forwarding: &Arc<Forwarding>) -> Result<(), DatapathError> {
+        self.ask(|done| Message::Forward { forwarding: Arc::clone(forwarding), done }).map(drop)
+    }
+
+    /// The name, number and driver of each port, for the operator.
+    #[must_use]
+    pub fn port_drivers(&self) -> Vec<String> {
+        lock(&self.ports).iter().map(|running| running.port.info().driver.clone()).collect()
+    }
+
+    /// Loses a buffer of a domain on the first lcore, so that a test sees the audit find it.
+    ///
+    /// # Errors
+    /// [`DatapathError::LcoreGone`].
+    #[cfg(feature = "sabotage-leak")]
+    pub fn leak(&self, domain: switch_core::ids::DomainId) -> Result<bool, DatapathError> {
+        let lcore = &self.lcores[0];
+        lcore.answer(&lcore.ask(|done| Message::Leak { domain, done }))
+    }
+
+    /// Stops polling, lets go of all endpoints, sends what waits, stops the ports and counts every buffer: all
+    /// of them are in the pool then, since nobody writes the regions any more.
+    ///
+    /// # Errors
+    /// [`DatapathError::LcoreGone`] if a polling thread had ended before.
+    pub fn stop(mut self) -> Result<Vec<ShardReport>, DatapathError> {
+        self.shut_down()
+    }
+
+    fn shut_down(&mut self) -> Result<Vec<ShardReport>, DatapathError> {
+        let threads = std::mem::take(&mut self.lcores);
+        for lcore in &threads {
+            // A thread that is gone already is noticed by the join.
+            let _ = lcore.messages.send(Message::Stop);
+        }
+        let (mut lcores, mut gone) = (Vec::new(), None);
+        for LcoreThread { id, thread, .. } in threads {
+            match thread.join() {
+                Ok(lcore) => lcores.push(lcore),
+                Err(_panic) => gone = Some(id),
+            }
+        }
+        for lcore in &mut lcores {
+            lcore.ingresses.clear();
+            lcore.egresses.clear();
+        }
+        // Closing a port gives the buffers of its rings back.
+        lock(&self.ports).clear();
+        let reports = lcores.iter_mut().flat_map(Lcore::bring_home).collect();
+        gone.map_or(Ok(reports), |lcore| Err(DatapathError::LcoreGone { lcore }))
+    }
+}
+
+impl Drop for Datapath {
+    fn drop(&mut self) {
+        if !self.lcores.is_empty() {
+            // Nobody is left to hear of a thread that was gone.
+            let _ = self.shut_down();
+        }
+    }
+}
+
+impl LcoreThread {
+    fn ask<T>(&self, message: impl Fn(Sender<T>) -> Message) -> Receiver<T> {
+        let (done, answer) = channel();
+        // A message that finds no thread is noticed when its answer does not come.
+        let _ = self.messages.send(message(done));
+        answer
+    }
+
+    fn answer<T>(&self, answer: &Receiver<T>) -> Result<T, DatapathError> {
+        answer.recv().map_err(|_| DatapathError::LcoreGone { lcore: self.id })
+    }
+}

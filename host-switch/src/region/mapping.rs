@@ -22,6 +22,7 @@ pub struct Mapping {
     // Dropped first: once the range is unmapped, something else may be mapped there.
     watch: Watch,
     range: MappedRange,
+    page_bytes: usize,
 }
 
 /// A range of addresses that is unmapped with its owner.
@@ -63,7 +64,7 @@ impl Mapping {
         // stays mapped until `range` is dropped, after the watch. The laws of this room treat every byte as
         // written by others at any moment, so nothing relies on them.
         let watch = unsafe { Watch::start(range.base, bytes, page_bytes) }.map_err(MappingError::Watch)?;
-        Ok(Self { watch, range })
+        Ok(Self { watch, range, page_bytes })
     }
 
     /// Keeps the mapping for the rest of the process: PMDs and lcores hold addresses into it.
@@ -82,6 +83,12 @@ impl Mapping {
     #[must_use]
     pub fn bytes(&self) -> usize {
         self.range.bytes
+    }
+
+    /// How long a page of it is.
+    #[must_use]
+    pub fn page_bytes(&self) -> usize {
+        self.page_bytes
     }
 
     /// Whether it lost a page: its guests are not to be served any more.
@@ -104,18 +111,10 @@ impl Mapping {
         unsafe { self.range.base.add(offset_bytes) }
     }
 
-    /// Asks the CPU to bring the line of `offset_bytes` near; never faults, never waits.
+    /// Asks the CPU to bring the line of `offset_bytes` near.
     #[inline(always)]
     pub fn prefetch(&self, offset_bytes: usize) {
-        let line = self.range.base.as_ptr().wrapping_add(offset_bytes);
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: SSE is part of every x86-64, and a prefetch of any address, mapped or not, has no effect
-        // but on caches.
-        unsafe {
-            std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(line.cast::<i8>());
-        }
-        #[cfg(not(target_arch = "x86_64"))]
-        let _ = line;
+        prefetch(self.range.base.as_ptr().wrapping_add(offset_bytes));
     }
 
     /// Copies `len_bytes` bytes, at most [`HEADER_BYTES_MAX`], into private memory: each shared byte is read
@@ -170,6 +169,19 @@ impl Mapping {
             self.copy_in(offset_bytes + done, &ZEROES[..ZEROES.len().min(len_bytes - done)]);
         }
     }
+}
+
+/// Asks the CPU to bring the line of `address` near; never faults, never waits, reads nothing.
+#[inline(always)]
+pub fn prefetch<T>(address: *const T) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: SSE is part of every x86-64, and a prefetch of any address, mapped or not, has no effect but on
+    // caches.
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(address.cast::<i8>());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = address;
 }
 
 /// Copies byte by byte.

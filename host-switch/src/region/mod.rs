@@ -12,11 +12,11 @@
 
 mod domain;
 pub mod fault;
-// mod ledger_file;
+mod ledger_file;
 mod mapping;
 mod memory;
 
 pub use domain::{Region, RegionError};
-// pub use ledger_file::{LedgerError, LedgerFile, ShardMemory, ShardSize};
-pub use mapping::{HEADER_BYTES_MAX, Mapping};
+pub use ledger_file::{LedgerError, LedgerFile, ShardMemory, ShardSize};
+pub use mapping::{HEADER_BYTES_MAX, Mapping, prefetch};
 pub use memory::{MemoryError, PageKind, Pages, SharedMemory};

@@ -1,0 +1,190 @@
+//! What an lcore does with each message, between two bursts.
+
+use std::sync::mpsc::TryRecvError;
+
+use shm_ring::layout::RING_SLOTS_MAX;
+use switch_core::drop_reason::DropReason;
+use switch_core::ids::EndpointId;
+
+use super::audit::ShardReport;
+use super::counters::{EndpointSnapshot, LcoreReport, LcoreSnapshot, PortCounters};
+use super::domain::DomainLane;
+use super::egress::FLUSH_FRAMES;
+use super::endpoint::Pair;
+use super::lcore::{Lcore, Next};
+use super::message::{Message, QueuePairHandle, Released};
+
+impl Lcore {
+    /// Does what control wants. An answer whose asker has gone away is nobody's loss.
+    pub(super) fn adopt_messages(&mut self) -> Next {
+        loop {
+            match self.messages.try_recv() {
+                Ok(Message::Stop) | Err(TryRecvError::Disconnected) => return Next::Stop,
+                Ok(message) => self.adopt(message),
+                Err(TryRecvError::Empty) => return Next::Poll,
+            }
+        }
+    }
+
+    fn adopt(&mut self, message: Message) {
+        match message {
+            Message::Attach { endpoint, pair, done } => _ = done.send(self.attach(endpoint, pair)),
+            Message::Feed { endpoint, feed, done } => {
+                let has_pair = self.endpoints.get(endpoint.index()).is_some_and(|lane| lane.pair.is_some());
+                self.live.set(endpoint, feed && has_pair);
+                _ = done.send(());
+            }
+            Message::Release { endpoint, done } => _ = done.send(self.release(endpoint)),
+            Message::Reclaim { endpoint, done } => _ = done.send(self.reclaim(endpoint)),
+            Message::Audit { done } => _ = done.send(self.audit()),
+            Message::Counters { done } => _ = done.send(self.report()),
+            Message::Forward { forwarding, done } => {
+                _ = done.send(std::mem::replace(&mut self.forwarding, forwarding));
+            }
+            #[cfg(feature = "sabotage-leak")]
+            Message::Leak { domain, done } => _ = done.send(self.leak(domain)),
+            Message::Stop => {}
+        }
+    }
+
+    /// Takes up a queue pair. Refused while the endpoint has one, or while buffers of its last one are out: a
+    /// later proof that the old writers stopped would take the new ones' buffers too.
+    fn attach(&mut self, endpoint: EndpointId, pair: QueuePairHandle) -> bool {
+        let Some(lane) = self.endpoints.get_mut(endpoint.index()) else { return false };
+        let domain = &self.domains[lane.domain.index()];
+        if lane.pair.is_some() || domain.state.is_lost || domain.cell.borrow().held_by(endpoint) > 0 {
+            return false;
+        }
+        let QueuePairHandle { host_to_guest, guest_to_host, .. } = pair;
+        lane.take_up(Pair { to_guest: host_to_guest, from_guest: guest_to_host });
+        self.live.set(endpoint, true);
+        if !self.served.contains(&endpoint.index()) {
+            self.served.push(endpoint.index());
+        }
+        true
+    }
+
+    /// Lets go of an endpoint's rings. What it gave back before that is served; the rest is quarantined.
+    fn release(&mut self, endpoint: EndpointId) -> Released {
+        let position = endpoint.index();
+        if position >= self.endpoints.len() {
+            return Released::default();
+        }
+        self.live.set(endpoint, false);
+        let mut drained = 0;
+        // A hostile endpoint can go on giving for ever; an honest one has given at most a ring full.
+        while drained < RING_SLOTS_MAX {
+            match u32::try_from(self.serve(position)) {
+                Ok(served) if served > 0 => drained += served,
+                _ => break,
+            }
+            self.flush(FLUSH_FRAMES);
+        }
+        self.served.retain(|&served| served != position);
+        let lane = &mut self.endpoints[position];
+        lane.let_go();
+        let quarantined = self.domains[lane.domain.index()].cell.borrow().quarantine(endpoint);
+        Released { drained, quarantined }
+    }
+
+    /// Takes an endpoint's buffers home; how many.
+    fn reclaim(&mut self, endpoint: EndpointId) -> u32 {
+        self.release(endpoint);
+        let Some(lane) = self.endpoints.get_mut(endpoint.index()) else { return 0 };
+        lane.empties = 0;
+        let DomainLane { cell, state, .. } = &mut self.domains[lane.domain.index()];
+        let mut shard = cell.borrow();
+        let home = shard.reclaim(endpoint);
+        let lost = home.iter().filter(|buffer| buffer.had_packet).count() as u64;
+        state.counters.drops.add(DropReason::LostWithEndpoint, lost);
+        lane.counters.drops.add(DropReason::LostWithEndpoint, lost);
+        for buffer in &home {
+            shard.give(&[buffer.index.0]);
+        }
+        u32::try_from(home.len()).unwrap_or(u32::MAX)
+    }
+
+    /// Counts every buffer of each shard.
+    pub(super) fn audit(&self) -> Vec<ShardReport> {
+        let reports = self.domains.iter().map(|domain| {
+            let id = domain.state.id;
+            let waiting = self.egresses.iter().filter(|egress| egress.domain == id);
+            let in_hand: usize = waiting.map(|egress| egress.batch().len()).sum();
+            ShardReport {
+                domain: id,
+                lcore: self.id,
+                audit: domain.audit(),
+                lcore_in_hand: u32::try_from(in_hand).unwrap_or(u32::MAX),
+            }
+        });
+        reports.collect()
+    }
+
+    fn report(&self) -> LcoreReport {
+        let mut ports = vec![PortCounters::default(); self.egresses.len()];
+        for (sum, egress) in ports.iter_mut().zip(&self.egresses) {
+            sum.merge(&egress.counters);
+        }
+        for ingress in &self.ingresses {
+            ports[ingress.port.index()].merge(&ingress.counters);
+        }
+        let endpoints = self.endpoints.iter().map(|lane| {
+            let audit = self.domains[lane.domain.index()].cell.borrow();
+            let (held, has_pair) = (audit.held_by(lane.id), lane.pair.is_some());
+            EndpointSnapshot {
+                packets: lane.counters.clone(),
+                held: if has_pair { held } else { 0 },
+                quarantined: if has_pair { 0 } else { held },
+                counter_errors: lane.counter_errors,
+                attached: has_pair,
+                fed: has_pair && self.live.is_live(lane.id),
+            }
+        });
+        LcoreReport {
+            lcore: LcoreSnapshot {
+                id: self.id,
+                cpu: self.cpu,
+                polls: self.polls,
+                idle_polls: self.idle_polls,
+                events_lost: self.events.lost,
+            },
+            endpoints: endpoints.collect(),
+            domains: self.domains.iter().map(DomainLane::snapshot).collect(),
+            ports,
+        }
+    }
+
+    /// Before the thread ends: lets go of every endpoint and sends what waits.
+    pub(super) fn let_go(&mut self) {
+        for position in 0..self.endpoints.len() {
+            self.release(self.endpoints[position].id);
+        }
+        self.flush(1);
+    }
+
+    /// After the thread has ended and the ports are stopped, nobody writes the regions any more.
+    pub(super) fn bring_home(&mut self) -> Vec<ShardReport> {
+        for position in 0..self.endpoints.len() {
+            self.reclaim(self.endpoints[position].id);
+        }
+        for domain in &self.domains {
+            domain.pool.collect_foreign();
+        }
+        self.audit()
+    }
+
+    /// Takes a buffer out of the pool and forgets it.
+    #[cfg(feature = "sabotage-leak")]
+    fn leak(&mut self, domain: switch_core::ids::DomainId) -> bool {
+        use switch_core::ids::{BufferIndex, ChainId, PortId};
+        use switch_core::ledger::PacketPath;
+        let Some(lane) = self.domains.get(domain.index()) else { return false };
+        let mut shard = lane.cell.borrow();
+        let mut index = [0];
+        let (chain, ingress_port) = (ChainId::NONE, PortId::NONE);
+        let path = PacketPath { chain, hop: 0, visited: 0, ingress_port, flow_hash: 0 };
+        let arrival =
+            switch_core::shard::Ingress { path, vlan: 0, class: 0, offload_flags: 0, host_time_ms: 0 };
+        shard.take(&mut index) && shard.received(BufferIndex(index[0]), &arrival)
+    }
+}

@@ -1,0 +1,150 @@
+//! One endpoint on one lcore: its queue pair, what it may hold, and what is counted of it.
+
+use shm_ring::desc::{Desc, Kind, RawDesc, mark};
+use shm_ring::ring::{Consumer, PeerCounterError, Producer};
+use switch_core::counters::EndpointCounters;
+use switch_core::drop_reason::DropReason;
+use switch_core::ids::{DomainId, EndpointId};
+use switch_core::ledger::PacketPath;
+use switch_core::shard::{Loan, Shard};
+
+use super::domain::Frame;
+
+/// The host's ends of the two rings.
+#[derive(Debug)]
+pub(super) struct Pair {
+    pub to_guest: Producer<'static>,
+    pub from_guest: Consumer<'static>,
+}
+
+/// One endpoint on one lcore.
+#[derive(Debug)]
+pub(super) struct EndpointLane {
+    pub id: EndpointId,
+    pub domain: DomainId,
+    /// Most buffers of this shard that it may hold.
+    pub quota_buffers: u32,
+    /// Most empty ones among them.
+    pub credit_buffers: u32,
+    /// Slots of its ring towards the guest; 0 before the first attach.
+    pub ring_slots: u32,
+    /// None: detached, or cut off.
+    pub pair: Option<Pair>,
+    /// Descriptors wait to be published.
+    pub is_staged: bool,
+    /// Empty buffers it holds.
+    pub empties: u32,
+    /// Control has been told of a refused descriptor of this attach.
+    pub fault_told: bool,
+    pub counters: EndpointCounters,
+    pub counter_errors: u64,
+}
+
+impl EndpointLane {
+    pub(super) fn new(id: EndpointId, domain: DomainId, quota_buffers: u32, credit_buffers: u32) -> Self {
+        Self {
+            id,
+            domain,
+            quota_buffers,
+            credit_buffers,
+            ring_slots: 0,
+            pair: None,
+            is_staged: false,
+            empties: 0,
+            fault_told: false,
+            counters: EndpointCounters::default(),
+            counter_errors: 0,
+        }
+    }
+
+    /// Takes up a queue pair whose counters stand at zero.
+    pub(super) fn take_up(&mut self, mut pair: Pair) {
+        // Nothing is staged yet, so the room of the ring is its size, whatever the peer has written.
+        self.ring_slots = pair.to_guest.room(0).unwrap_or(0);
+        self.pair = Some(pair);
+        self.is_staged = false;
+        self.fault_told = false;
+        self.empties = 0;
+    }
+
+    /// Lets go of the queue pair. Descriptors that were staged and not published are never seen.
+    pub(super) fn let_go(&mut self) {
+        self.pair = None;
+        self.is_staged = false;
+    }
+
+    /// Most packets that it can hold without a drop, besides the empty buffers of its credit.
+    pub(super) fn packets_max(&self) -> u32 {
+        self.quota_buffers.min(self.ring_slots).saturating_sub(self.credit_buffers)
+    }
+
+    /// Lends it a frame, unless ring or quota have no room. Nothing has changed hands when this fails; a
+    /// [`PeerCounterError`] in `broken` besides means that the endpoint is to be cut off.
+    #[inline]
+    pub(super) fn lend(
+        &mut self,
+        shard: &mut Shard<'static>,
+        frame: Frame,
+        kind: Kind,
+        path: PacketPath,
+        broken: &mut Option<PeerCounterError>,
+    ) -> Result<(), DropReason> {
+        let Some(pair) = &mut self.pair else { return Err(DropReason::ServiceDead) };
+        match pair.to_guest.room(1) {
+            Ok(0) => return Err(DropReason::RingFull),
+            Ok(_) => {}
+            Err(error) => {
+                *broken = Some(error);
+                return Err(DropReason::ServiceDead);
+            }
+        }
+        if !shard.is_under_quota(self.id, self.quota_buffers) {
+            return Err(DropReason::QuotaFull);
+        }
+        // Crash order: ledger, then descriptor, then (in `publish`) journal and `produced`.
+        let loan = Loan { endpoint: self.id, sequence: pair.to_guest.next_sequence(), kind, path };
+        let Some(generation) = shard.lend(frame.index, &loan) else { return Err(DropReason::LedgerRefused) };
+        let staged = pair.to_guest.stage(describe(frame, kind, generation, path));
+        // `room` said that there is a slot, and nobody else stages.
+        debug_assert!(staged);
+        self.is_staged = true;
+        match kind {
+            Kind::Packet => self.counters.lent += 1,
+            Kind::Empty => {
+                self.counters.lent_empty += 1;
+                self.empties += 1;
+            }
+        }
+        Ok(())
+    }
+
+    /// Shows the endpoint what was staged since the last time.
+    #[inline]
+    pub(super) fn publish(&mut self) {
+        if self.is_staged {
+            self.is_staged = false;
+            if let Some(pair) = &mut self.pair {
+                pair.to_guest.publish();
+            }
+        }
+    }
+
+    /// How many empty buffers its credit still allows.
+    pub(super) fn credit_left(&self) -> u32 {
+        if self.pair.is_none() { 0 } else { self.credit_buffers.saturating_sub(self.empties) }
+    }
+}
+
+#[inline]
+fn describe(frame: Frame, kind: Kind, generation: u16, path: PacketPath) -> RawDesc {
+    Desc {
+        buffer_index: frame.index.0,
+        data_offset_bytes: frame.offset_bytes,
+        data_len_bytes: frame.len_bytes,
+        generation,
+        code: kind as u8,
+        flags: 0,
+        aux: mark(path.ingress_port.0, 0),
+    }
+    .pack()
+}

@@ -1,0 +1,98 @@
+//! What the datapath is started with: every number decided, nothing left to look up.
+
+use std::sync::Arc;
+
+use shm_ring::area::RegionGeometry;
+use switch_core::forwarding::Forwarding;
+use switch_core::ids::{DomainId, EndpointId, LcoreId, PortId};
+
+use super::Idle;
+use crate::region::{Mapping, ShardMemory};
+
+/// Everything the datapath needs to start.
+#[derive(Debug)]
+pub struct DatapathSpec {
+    /// Polling threads. Their ids are their positions.
+    pub lcores: Vec<LcoreSpec>,
+    /// Domains. Their ids are their positions.
+    pub domains: Vec<DomainSpec>,
+    /// Ports. Their ids are their positions.
+    pub ports: Vec<PortSpec>,
+    /// Endpoints. Their ids are their positions.
+    pub endpoints: Vec<EndpointDatapathSpec>,
+    /// Where packets go.
+    pub forwarding: Arc<Forwarding>,
+}
+
+/// One polling thread.
+#[derive(Clone, Copy, Debug)]
+pub struct LcoreSpec {
+    /// Its id.
+    pub id: LcoreId,
+    /// The CPU it is pinned to; none: wherever the kernel puts it.
+    pub cpu: Option<usize>,
+    /// What it does when nothing moves.
+    pub idle: Idle,
+}
+
+/// One domain: its memory, and a ledger shard per lcore.
+#[derive(Debug)]
+pub struct DomainSpec {
+    /// Its id.
+    pub id: DomainId,
+    /// Its name, for mempool names and reports.
+    pub name: String,
+    /// Its region.
+    pub region: &'static Mapping,
+    /// Where the buffers lie in it.
+    pub geometry: RegionGeometry,
+    /// Ledger memory, one shard per lcore in the order of [`DatapathSpec::lcores`].
+    pub shards: Vec<ShardMemory>,
+}
+
+/// One port.
+#[derive(Clone, Debug)]
+pub struct PortSpec {
+    /// Its id.
+    pub id: PortId,
+    /// Its name in the config.
+    pub name: String,
+    /// A vdev with arguments, or a PCI address.
+    pub devargs: String,
+    /// The domain whose region its frames land in.
+    pub domain: DomainId,
+    /// Largest payload behind the Ethernet header.
+    pub mtu_bytes: u16,
+    /// Descriptors of its receive queues.
+    pub rx_slots: u16,
+    /// Descriptors of its transmit queues.
+    pub tx_slots: u16,
+    /// The endpoints of its chain, if it is paced: polled only while each of them is fed and they hold so few
+    /// packets together that a burst more cannot overflow any of them. None: polled always.
+    pub paced: Option<Vec<EndpointId>>,
+    /// Where its frames land.
+    pub pool: PortPool,
+}
+
+/// Where the frames of a port land.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PortPool {
+    /// In the region, if its driver is on the tested list; else as [`PortPool::Private`].
+    #[default]
+    ByDriver,
+    /// In a host-private pool, and are copied from there into the region once; each copy is counted.
+    Private,
+}
+
+/// One endpoint, attached or not.
+#[derive(Clone, Copy, Debug)]
+pub struct EndpointDatapathSpec {
+    /// Its id.
+    pub id: EndpointId,
+    /// The domain it belongs to.
+    pub domain: DomainId,
+    /// Most buffers it may hold, on all lcores together.
+    pub quota_buffers: u32,
+    /// Most empty buffers it may hold, on all lcores together.
+    pub credit_buffers: u32,
+}
