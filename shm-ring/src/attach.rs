@@ -2,20 +2,29 @@
 //!
 //! ```text
 //! guest                                    host
-//! version, features, attach_nonce = N  ->  sees a new nonce: checks version and features,
-//!                                          waits until the lcore has let go of the rings,
+//! version, features, attach_nonce = N  ->  sees a new nonce: checks rate, version and features,
+//!                                          waits until the lcores have let go of the rings,
 //!                                          zeroes its own words, then
-//!                                      <-  answered_nonce = N, epoch = E, phase = Published
+//!                                      <-  epoch = E, phase = Published, answered_nonce = N
 //! takes up rings at 0,                     (guest zeroes its own counters before it confirms)
 //! confirmed_epoch = E                  ->  attached: the lcore feeds it; phase = Attached
 //! detached_epoch = E (leaving)         ->  buffers come home; phase = Detached
 //! ```
 //!
-//! The host chooses epochs; they rise and are never 0.
+//! The host chooses epochs; they rise and are never 0. [`AttachMachine`] decides on the host's side, by the
+//! tables [`LEGAL`] and [`PROHIBITED`]; [`Handshake`] takes the steps of the guest.
 
-use alloc::vec::Vec;
+mod bucket;
+mod handshake;
+mod machine;
+mod transitions;
+mod watch;
 
-use crate::endpoint::GuestReport;
+pub use bucket::TokenBucket;
+pub use handshake::{Handshake, HandshakeStep};
+pub use machine::{AttachAction, AttachEvent, AttachLimits, AttachMachine, AttachRecord};
+pub use transitions::{AttachEventKind, AttachState, LEGAL, Legal, PROHIBITED, Prohibited};
+pub use watch::{Ask, GuestEvent, GuestWatch};
 
 /// The host's view of an endpoint, as published in [`crate::layout::EndpointEntry::phase`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +54,8 @@ pub enum Refusal {
     TooOften = 3,
     /// Quarantined.
     Quarantined = 4,
+    /// Earlier epochs whose writers may still run hold too many buffers.
+    Unproven = 5,
 }
 
 impl HostPhase {
@@ -71,74 +82,8 @@ impl Refusal {
             2 => Some(Self::Features),
             3 => Some(Self::TooOften),
             4 => Some(Self::Quarantined),
+            5 => Some(Self::Unproven),
             _ => None,
         }
-    }
-}
-
-/// A guest's wish to attach, copied out of its words.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Ask {
-    /// Fresh and not zero.
-    pub nonce: u64,
-    /// Layout version of the guest: major in the high 16 bits, minor in the low.
-    pub version: u32,
-    /// Feature bits that the guest accepts.
-    pub features: u64,
-}
-
-impl Ask {
-    /// The version word.
-    #[must_use]
-    pub const fn pack_version(major: u16, minor: u16) -> u32 {
-        (major as u32) << 16 | minor as u32
-    }
-
-    /// The guest's major version.
-    #[must_use]
-    #[allow(clippy::cast_possible_truncation, reason = "sixteen bits remain")]
-    pub const fn version_major(&self) -> u16 {
-        (self.version >> 16) as u16
-    }
-}
-
-/// What a guest's words say that they did not say before.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum GuestEvent {
-    /// The NF of this epoch ended itself.
-    Left(u32),
-    /// The NF process of this epoch was reaped by its supervisor.
-    Reaped(u32),
-    /// A new nonce.
-    NonceSeen(Ask),
-    /// The guest took up this epoch.
-    Confirmed(u32),
-    /// The heartbeat moved.
-    Beat(u64),
-}
-
-/// What the host has seen of a guest's words so far.
-#[derive(Clone, Debug, Default)]
-pub struct GuestWatch {
-    seen: GuestReport,
-}
-
-impl GuestWatch {
-    /// What is new in `report`: endings before beginnings, so that an old epoch is over before a new ask
-    /// counts. A word that went back to zero says nothing.
-    pub fn compare(&mut self, report: &GuestReport) -> Vec<GuestEvent> {
-        let seen = core::mem::replace(&mut self.seen, *report);
-        let changed = |now: u32, before: u32| (now != before && now != 0).then_some(now);
-        let new_ask = report.ask.nonce != seen.ask.nonce && report.ask.nonce != 0;
-        [
-            changed(report.detached_epoch, seen.detached_epoch).map(GuestEvent::Left),
-            changed(report.reaped_epoch, seen.reaped_epoch).map(GuestEvent::Reaped),
-            new_ask.then_some(GuestEvent::NonceSeen(report.ask)),
-            changed(report.confirmed_epoch, seen.confirmed_epoch).map(GuestEvent::Confirmed),
-            (report.heartbeat != seen.heartbeat).then_some(GuestEvent::Beat(report.heartbeat)),
-        ]
-        .into_iter()
-        .flatten()
-        .collect()
     }
 }

@@ -5,13 +5,17 @@
 mod memory;
 
 use core::mem::offset_of;
+use core::num::NonZeroU64;
 
 use memory::Memory;
 use shm_ring::area::{
-    Answer, AreaError, AreaLayout, AreaSpec, EndpointSpec, GuestArea, HostArea, RegionGeometry, TargetKind,
-    TargetSpec, magic_at, read_region_header, write_region_header,
+    Answer, AreaError, AreaLayout, AreaSpec, EndpointSpec, GuestArea, HostArea, HostEndpoint, RegionGeometry,
+    TargetKind, TargetSpec, magic_at, read_region_header, write_region_header,
 };
-use shm_ring::attach::{GuestEvent, GuestWatch, HostPhase, Refusal};
+use shm_ring::attach::{
+    AttachAction, AttachEvent, AttachLimits, AttachMachine, GuestEvent, GuestWatch, Handshake, HandshakeStep,
+    HostPhase, Refusal,
+};
 use shm_ring::desc::{Desc, Kind, RawDesc, Verdict};
 use shm_ring::layout::{
     CONTROL_MAGIC, ControlHeader, Direction, EndpointEntry, EndpointFacts, GuestCounter, GuestWords,
@@ -371,6 +375,70 @@ fn a_handshake_and_a_packet_there_and_back() {
     guest.reaped(5);
     assert_eq!(host.poll(&mut watch), [GuestEvent::Reaped(5)]);
     assert_eq!(guest.confirmed_epoch(), 5);
+}
+
+/// One turn of the host's control thread: events in, what the guest sees out.
+fn turn(host: &HostEndpoint<'_>, watch: &mut GuestWatch, machine: &mut AttachMachine) -> Vec<AttachAction> {
+    let mut done = Vec::new();
+    for event in host.poll(watch) {
+        if let Ok(actions) = machine.apply(event.into(), 0) {
+            actions.iter().for_each(|action| host.show(action));
+            done.extend(actions);
+        }
+    }
+    done
+}
+
+#[test]
+fn an_nf_attaches_is_replaced_and_its_successor_starts_with_empty_rings() {
+    let (layout, memory) = created();
+    let host = host(&memory, &layout).endpoint(0);
+    let guest = open(&memory).unwrap().endpoint(0);
+    let (mut watch, mut machine) = (GuestWatch::default(), AttachMachine::new(0, AttachLimits::default(), 0));
+    let nonce = |number| NonZeroU64::new(number).unwrap();
+    let raw = RawDesc { word0: 1, word1: 2 };
+
+    let HandshakeStep::Waiting(first) = Handshake::begin(&guest, nonce(70)).step(&guest) else {
+        panic!("nobody has answered yet");
+    };
+    turn(&host, &mut watch, &mut machine);
+    assert!(matches!(first.step(&guest), HandshakeStep::Confirmed { epoch: 1 }));
+    assert_eq!(turn(&host, &mut watch, &mut machine), [AttachAction::Feed { epoch: 1 }]);
+    assert_eq!(guest.phase(), Some(HostPhase::Attached));
+    let mut lend = Producer::new(host.queue_pairs()[0].host_to_guest, None);
+    assert!(lend.stage(raw) && lend.stage(raw));
+    lend.publish();
+
+    let second = Handshake::begin(&guest, nonce(71));
+    let released = turn(&host, &mut watch, &mut machine);
+    assert!(released.contains(&AttachAction::ReleaseRings));
+    assert_eq!(guest.host_epoch(), 0, "the first NF sees that its epoch is over");
+    let HandshakeStep::Waiting(second) = second.step(&guest) else {
+        panic!("the lcores have not let go yet");
+    };
+    for action in machine.apply(AttachEvent::RingsReleased, 0).unwrap() {
+        host.show(&action);
+    }
+    assert!(matches!(second.step(&guest), HandshakeStep::Confirmed { epoch: 2 }));
+    assert_eq!(turn(&host, &mut watch, &mut machine), [AttachAction::Feed { epoch: 2 }]);
+    let pair = guest.queue_pairs()[0];
+    assert_eq!(Consumer::new(pair.host_to_guest).pending(), Ok(0));
+    assert_eq!(Producer::new(host.queue_pairs()[0].host_to_guest, None).room(65), Ok(64));
+}
+
+#[test]
+fn a_refused_ask_leaves_the_epoch_in_force_visible() {
+    let (layout, memory) = created();
+    let host = host(&memory, &layout).endpoint(0);
+    let guest = open(&memory).unwrap().endpoint(0);
+    host.publish(1, 6);
+    host.show(&AttachAction::Refuse { nonce: 2, refusal: Refusal::Version, phase: HostPhase::Attached });
+    assert_eq!(guest.answered(2), Some(Answer::Refused(Some(Refusal::Version))));
+    assert_eq!((guest.host_epoch(), guest.phase()), (6, Some(HostPhase::Attached)));
+    host.publish(3, 7);
+    assert_eq!(guest.answered(3), Some(Answer::Epoch(7)));
+    host.withdraw(HostPhase::Detached);
+    assert_eq!(guest.answered(3), Some(Answer::Refused(None)));
 }
 
 #[test]

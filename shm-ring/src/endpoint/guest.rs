@@ -14,7 +14,7 @@ use crate::sync::{AtomicU64, Ordering, ordering};
 pub enum Answer {
     /// Take up the rings, then confirm this epoch.
     Epoch(u32),
-    /// No. `None` is a reason that this library does not know.
+    /// No. `None`: the epoch was withdrawn again meanwhile, or a reason that this library does not know.
     Refused(Option<Refusal>),
 }
 
@@ -93,7 +93,13 @@ impl<'m> GuestEndpoint<'m> {
         // Relaxed: the Acquire of the nonce ordered these after it.
         let epoch = self.host.epoch.load(Ordering::Relaxed);
         let refusal = self.host.refusal.load(Ordering::Relaxed);
-        Some(if epoch != 0 { Answer::Epoch(epoch) } else { Answer::Refused(Refusal::from_code(refusal)) })
+        // A refusal leaves the epoch in force alone, so it is looked at first. No epoch without a reason: the
+        // host has withdrawn the epoch meanwhile.
+        Some(if refusal == 0 && epoch != 0 {
+            Answer::Epoch(epoch)
+        } else {
+            Answer::Refused(Refusal::from_code(refusal))
+        })
     }
 
     /// The host's view, for display; `None` if this library does not know the code.

@@ -3,7 +3,7 @@
 use alloc::vec::Vec;
 
 use super::QueuePair;
-use crate::attach::{Ask, GuestEvent, GuestWatch, HostPhase, Refusal};
+use crate::attach::{Ask, AttachAction, GuestEvent, GuestWatch, HostPhase, Refusal};
 use crate::layout::{GuestWords, HostWords};
 use crate::sync::{Ordering, ordering};
 
@@ -102,22 +102,51 @@ impl<'m> HostEndpoint<'m> {
 
     /// Answers an ask: rings are reset, this is the epoch. The guest may take them up from here on.
     pub fn publish(&self, nonce: u64, epoch: u32) {
-        self.answer(nonce, epoch, HostPhase::Published, 0);
-    }
-
-    /// Answers an ask: no.
-    pub fn refuse(&self, nonce: u64, refusal: Refusal) {
-        self.answer(nonce, 0, HostPhase::Refused, refusal as u32);
-    }
-
-    fn answer(&self, nonce: u64, epoch: u32, phase: HostPhase, refusal: u32) {
-        // Relaxed: the Release of the nonce makes the three visible.
+        // Relaxed: the Release in `answer` makes it visible.
         self.own.epoch.store(epoch, Ordering::Relaxed);
+        self.answer(nonce, HostPhase::Published, 0);
+    }
+
+    /// Answers an ask: no. The epoch in force, if there is one, stays.
+    pub fn refuse(&self, nonce: u64, refusal: Refusal) {
+        self.answer(nonce, HostPhase::Refused, refusal as u32);
+    }
+
+    fn answer(&self, nonce: u64, phase: HostPhase, refusal: u32) {
+        // Relaxed: the Release of the nonce makes both visible.
         self.own.phase.store(phase as u32, Ordering::Relaxed);
         self.own.refusal.store(refusal, Ordering::Relaxed);
         // Release: the whole answer and the reset rings are visible once the nonce is.
         // Pairs with the Acquire in `GuestEndpoint::answered`.
         self.own.answered_nonce.store(nonce, ordering!(Release, "sabotage-answer-relaxed"));
+    }
+
+    /// No epoch is in force any more: an NF that sees this stops and attaches anew.
+    pub fn withdraw(&self, phase: HostPhase) {
+        // Relaxed: a hint to the guest. The host has let go, or is about to, whatever the guest sees.
+        self.own.epoch.store(0, Ordering::Relaxed);
+        self.set_phase(phase);
+    }
+
+    /// Does the part of an action that the guest sees. The rest is between control and lcores; before
+    /// [`AttachAction::Publish`] no lcore may hold the rings.
+    pub fn show(&self, action: &AttachAction) {
+        match *action {
+            AttachAction::Publish { nonce, epoch } => {
+                self.reset_rings();
+                self.publish(nonce, epoch);
+            }
+            AttachAction::Refuse { nonce, refusal, phase } => {
+                self.refuse(nonce, refusal);
+                self.set_phase(phase);
+            }
+            AttachAction::Feed { .. } => self.set_phase(HostPhase::Attached),
+            AttachAction::Withdraw { phase } => self.withdraw(phase),
+            AttachAction::StopFeeding
+            | AttachAction::ResumeFeeding
+            | AttachAction::ReleaseRings
+            | AttachAction::Reclaim => {}
+        }
     }
 
     /// Shows the guest the host's view.

@@ -1,0 +1,72 @@
+//! What is new in the words of a guest.
+
+use alloc::vec::Vec;
+
+use crate::endpoint::GuestReport;
+
+/// A guest's wish to attach, copied out of its words.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ask {
+    /// Fresh and not zero.
+    pub nonce: u64,
+    /// Layout version of the guest: major in the high 16 bits, minor in the low.
+    pub version: u32,
+    /// Feature bits that the guest accepts.
+    pub features: u64,
+}
+
+impl Ask {
+    /// The version word.
+    #[must_use]
+    pub const fn pack_version(major: u16, minor: u16) -> u32 {
+        (major as u32) << 16 | minor as u32
+    }
+
+    /// The guest's major version.
+    #[must_use]
+    #[allow(clippy::cast_possible_truncation, reason = "sixteen bits remain")]
+    pub const fn version_major(&self) -> u16 {
+        (self.version >> 16) as u16
+    }
+}
+
+/// What a guest's words say that they did not say before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GuestEvent {
+    /// The NF of this epoch ended itself.
+    Left(u32),
+    /// The NF process of this epoch was reaped by its supervisor.
+    Reaped(u32),
+    /// A new nonce.
+    NonceSeen(Ask),
+    /// The guest took up this epoch.
+    Confirmed(u32),
+    /// The heartbeat moved.
+    Beat(u64),
+}
+
+/// What the host has seen of a guest's words so far.
+#[derive(Clone, Debug, Default)]
+pub struct GuestWatch {
+    seen: GuestReport,
+}
+
+impl GuestWatch {
+    /// What is new in `report`: endings before beginnings, so that an old epoch is over before a new ask
+    /// counts. A word that went back to zero says nothing.
+    pub fn compare(&mut self, report: &GuestReport) -> Vec<GuestEvent> {
+        let seen = core::mem::replace(&mut self.seen, *report);
+        let changed = |now: u32, before: u32| (now != before && now != 0).then_some(now);
+        let new_ask = report.ask.nonce != seen.ask.nonce && report.ask.nonce != 0;
+        [
+            changed(report.detached_epoch, seen.detached_epoch).map(GuestEvent::Left),
+            changed(report.reaped_epoch, seen.reaped_epoch).map(GuestEvent::Reaped),
+            new_ask.then_some(GuestEvent::NonceSeen(report.ask)),
+            changed(report.confirmed_epoch, seen.confirmed_epoch).map(GuestEvent::Confirmed),
+            (report.heartbeat != seen.heartbeat).then_some(GuestEvent::Beat(report.heartbeat)),
+        ]
+        .into_iter()
+        .flatten()
+        .collect()
+    }
+}
