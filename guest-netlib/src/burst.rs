@@ -1,0 +1,113 @@
+//! The packets of one poll.
+
+use shm_ring::desc::{Desc, RawDesc, Verdict};
+
+use crate::packet::{Held, Packet};
+use crate::queue::QueuePair;
+
+/// Most packets of one poll.
+pub const BURST_PACKETS_MAX: usize = 32;
+
+/// Packets taken in one [`QueuePair::poll`], each to be taken out with `next` or a `for` loop.
+///
+/// A burst that is dropped half-used gives the rest back with the verdict drop.
+#[derive(Debug)]
+pub struct Burst<'q> {
+    /// The queue pair and the packets taken from it; none before the first poll.
+    queue: Option<&'q QueuePair>,
+    descs: [RawDesc; BURST_PACKETS_MAX],
+    /// Packets taken out already. Invariant: `taken <= filled <= BURST_PACKETS_MAX`.
+    taken: usize,
+    filled: usize,
+}
+
+impl<'q> Burst<'q> {
+    /// A burst that holds nothing yet.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self { queue: None, descs: [RawDesc { word0: 0, word1: 0 }; BURST_PACKETS_MAX], taken: 0, filled: 0 }
+    }
+
+    /// Packets not taken out yet.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.filled - self.taken
+    }
+
+    /// Whether every packet has been taken out.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Where a poll puts what it takes.
+    pub(crate) fn room(&mut self) -> &mut [RawDesc; BURST_PACKETS_MAX] {
+        &mut self.descs
+    }
+
+    /// Takes up the first `filled` descriptors of the room: packets of `queue`, not given back yet.
+    pub(crate) fn hold(&mut self, queue: &'q QueuePair, filled: usize) {
+        self.queue = Some(queue);
+        self.taken = 0;
+        self.filled = filled.min(BURST_PACKETS_MAX);
+    }
+
+    /// Gives back what has not been taken out, and shows the switch every verdict of this burst.
+    #[inline]
+    pub(crate) fn finish(&mut self) {
+        if self.taken != self.filled {
+            self.give_back_rest();
+        }
+        if let Some(queue) = self.queue {
+            queue.flush();
+        }
+    }
+
+    #[cold]
+    fn give_back_rest(&mut self) {
+        let Some(queue) = self.queue else { return };
+        if cfg!(feature = "sabotage-drop-returns") {
+            return;
+        }
+        for raw in &self.descs[self.taken..self.filled] {
+            let code = Verdict::Drop as u8;
+            queue.give_back(Desc { code, aux: 0, ..raw.unpack() });
+        }
+        self.taken = self.filled;
+    }
+}
+
+impl Default for Burst<'_> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<'q> Iterator for Burst<'q> {
+    type Item = Packet<'q>;
+
+    #[inline(always)]
+    fn next(&mut self) -> Option<Packet<'q>> {
+        if self.taken == self.filled {
+            return None;
+        }
+        let queue = self.queue?;
+        let desc = self.descs[self.taken].unpack();
+        self.taken += 1;
+        // Always there: `poll` keeps only descriptors that pass this check.
+        let held = Held::new(queue, &desc)?;
+        Some(Packet::new(held, desc.aux))
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        (self.len(), Some(self.len()))
+    }
+}
+
+impl ExactSizeIterator for Burst<'_> {}
+
+impl Drop for Burst<'_> {
+    fn drop(&mut self) {
+        self.finish();
+    }
+}
