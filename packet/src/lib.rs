@@ -8,8 +8,22 @@
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 
+pub mod arp;
+pub mod checksum;
+pub mod error;
+pub mod ethernet;
+mod field;
 pub mod flow;
+pub mod icmp;
+pub mod ipv4;
+pub mod ipv6;
 pub mod parse;
+pub mod tcp;
+mod transport;
+pub mod udp;
+pub mod vlan;
 
+pub use error::HeaderError;
+pub use ethernet::MacAddress;
 pub use flow::{FlowKey, NotAFlow};
 pub use parse::{Malformed, Network, Parsed, Transport, parse};

@@ -13,7 +13,11 @@
 
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use crate::ethernet::ETHERNET_BYTES;
 use crate::flow::{FlowKey, NotAFlow, hash_pair, symmetric_address_hash};
+use crate::ipv4::IPV4_BYTES_MIN;
+use crate::ipv6::{IPV6_BYTES, UpperLayer, is_extension, walk};
+use crate::vlan::VLAN_TAG_BYTES;
 
 /// What a frame's headers say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -120,15 +124,8 @@ pub const ETHERTYPE_QINQ: u16 = 0x88a8;
 /// EtherType of IPv6.
 pub const ETHERTYPE_IPV6: u16 = 0x86dd;
 
-/// Extension headers that the walk follows before it gives up.
-pub const EXTENSION_HEADERS_MAX: usize = 8;
 /// VLAN tags that are looked through.
 pub const VLAN_TAGS_MAX: usize = 2;
-
-const ETHERNET_BYTES: usize = 14;
-const VLAN_TAG_BYTES: usize = 4;
-const IPV4_BYTES_MIN: usize = 20;
-const IPV6_BYTES: usize = 40;
 
 /// Reads the headers of a frame.
 ///
@@ -264,33 +261,15 @@ fn parse_ipv6(rest: &[u8], payload_bytes: usize, offset: usize) -> Network {
     })
 }
 
-/// Whether a next-header value names an IPv6 extension header (IANA's list, ESP excepted: it is a tunnel).
-#[inline]
-#[must_use]
-pub const fn is_extension(next_header: u8) -> bool {
-    matches!(next_header, 0 | 43 | 44 | 51 | 60 | 135 | 139 | 140 | 253 | 254)
-}
-
 /// Follows extension headers to tell a fragment from a whole packet. Returns the last next-header value.
 #[cold]
-fn walk_extensions(mut rest: &[u8], mut next: u8) -> (u8, Transport) {
-    for _ in 0..EXTENSION_HEADERS_MAX {
-        if next == 44 {
-            return (next, Transport::Fragment);
-        }
-        let Some(header) = rest.first_chunk::<2>() else { break };
-        let length_bytes = match next {
-            51 => (usize::from(header[1]) + 2) * 4,
-            _ => (usize::from(header[1]) + 1) * 8,
-        };
-        next = header[0];
-        let Some(behind) = rest.get(length_bytes..) else { break };
-        rest = behind;
-        if !is_extension(next) {
-            break;
-        }
+fn walk_extensions(rest: &[u8], next_header: u8) -> (u8, Transport) {
+    match walk(next_header, rest) {
+        UpperLayer::Fragment { .. } => (44, Transport::Fragment),
+        UpperLayer::Reached { protocol: last, .. }
+        | UpperLayer::TooMany { next_header: last }
+        | UpperLayer::Truncated { next_header: last } => (last, Transport::Ipv6Extension),
     }
-    (next, Transport::Ipv6Extension)
 }
 
 /// Whether an IP protocol carries packets of its own, or hides what it carries: IP in IP (4, 41, 94), GRE (47),
@@ -373,3 +352,6 @@ impl Parsed {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
