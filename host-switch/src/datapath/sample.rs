@@ -1,14 +1,16 @@
 //! Proves on samples that nothing is copied between ingress and egress.
 //!
-//! Every Nth received packet is noted: where the driver put its bytes. When the packet in that buffer leaves,
+//! Now and then a received packet is noted: where the driver put its bytes. When the packet in that buffer leaves,
 //! the address that the driver gets for transmission is compared with the note. They are equal only if the
 //! bytes are sent from where they were received: the host has then copied nothing, whatever the code says.
 //! The note is in host-private memory and holds one packet at a time.
 
 use super::counters::IdentityCounters;
 
-/// A packet in this many is noted.
-pub(super) const SAMPLE_EVERY_PACKETS: u32 = 64;
+/// Packets received between the end of one observation and the start of the next.
+const SAMPLE_EVERY_PACKETS: u32 = 64;
+/// Packets received until an observation is given up: the packet was dropped, or its holder is silent.
+const PATIENCE_PACKETS: u32 = 4096;
 /// A buffer index that no shard has.
 const NONE: u32 = u32::MAX;
 
@@ -47,7 +49,7 @@ impl Sampler {
     /// Notes the packet that was received at `place` and is in buffer `index` now.
     pub(super) fn note(&mut self, index: u32, place: Place) {
         (self.index, self.place) = (index, place);
-        self.packets_until_next = SAMPLE_EVERY_PACKETS;
+        self.packets_until_next = PATIENCE_PACKETS;
         self.counters.sampled += 1;
     }
 
@@ -55,7 +57,7 @@ impl Sampler {
     #[inline(always)]
     pub(super) fn forget(&mut self, index: u32) {
         if index == self.index {
-            self.index = NONE;
+            self.end();
         }
     }
 
@@ -72,7 +74,12 @@ impl Sampler {
         } else {
             self.counters.moved += 1;
         }
+        self.end();
+    }
+
+    fn end(&mut self) {
         self.index = NONE;
+        self.packets_until_next = self.packets_until_next.min(SAMPLE_EVERY_PACKETS);
     }
 }
 
@@ -112,10 +119,20 @@ mod tests {
     }
 
     #[test]
-    fn one_packet_in_so_many_is_noted() {
+    fn the_next_packet_is_noted_some_time_after_the_last_one_has_left() {
         let mut sampler = Sampler::new();
         sampler.note(7, HERE);
+        assert!(!sampler.is_due(SAMPLE_EVERY_PACKETS));
+        sampler.compare(HERE);
         assert!(!sampler.is_due(SAMPLE_EVERY_PACKETS - 1));
+        assert!(sampler.is_due(1));
+    }
+
+    #[test]
+    fn an_observation_without_end_is_given_up() {
+        let mut sampler = Sampler::new();
+        sampler.note(7, HERE);
+        assert!(!sampler.is_due(PATIENCE_PACKETS - 1));
         assert!(sampler.is_due(1));
     }
 }
