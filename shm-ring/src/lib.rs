@@ -25,6 +25,8 @@ extern crate alloc;
 #[cfg(not(loom))]
 pub mod area;
 pub mod attach;
+#[cfg(all(test, not(loom)))]
+mod crash;
 pub mod desc;
 pub mod endpoint;
 pub mod layout;

@@ -112,6 +112,16 @@ fn distance(ahead: u32, behind: u32, slot_count: u32) -> Result<u32, PeerCounter
     Ok(claimed)
 }
 
+/// Whether a descriptor with this sequence was published, by what the journal of its ring says: if not, its
+/// buffer never left the host.
+///
+/// Only the `slot_count` positions from the journal on can have been staged and not published. A buffer that
+/// was lent any time before that is the endpoint's, however often the counter has gone round since.
+#[must_use]
+pub const fn was_published(sequence: u32, journal: u32, slot_count: u32) -> bool {
+    sequence.wrapping_sub(journal) >= slot_count
+}
+
 /// The side that puts descriptors in.
 #[derive(Debug)]
 pub struct Producer<'area> {
@@ -274,8 +284,9 @@ impl<'area> Consumer<'area> {
         Ok(count)
     }
 
-    /// Gives the taken slots back to the producer. With a journal: once everything taken is dealt with, for
-    /// a process that takes over looks at none of it again.
+    /// Gives the taken slots back to the producer. With a journal: once everything taken is dealt with, since
+    /// a process that takes over never looks at it again. What was dealt with and not released comes to it once
+    /// more, and it is no fault of the peer's that the generation does not fit then.
     #[inline]
     pub fn release(&mut self) {
         if let Some(journal) = self.journal {
