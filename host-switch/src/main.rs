@@ -1,3 +1,7 @@
 //! The switch process and its command line: netvm.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    host_switch::cli::main()
+}

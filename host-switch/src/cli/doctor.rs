@@ -140,6 +140,20 @@ fn memory(meminfo: &str) -> Check {
     )
 }
 
+fn dpdk() -> Check {
+    const FIX: &str = "`apt install librte-eal23 librte-net-af-packet23` or your distribution's DPDK 22.11 or newer";
+    let maps = read("/proc/self/maps");
+    let library = maps.lines().filter_map(|line| line.rsplit_once('/')).find(|(_, file)| file.starts_with("librte_eal.so"));
+    match library {
+        Some((_, file)) => Check::ok("dpdk", format!("linked with {file}")),
+        None => Check::fail("dpdk", "this program is not linked with librte_eal", FIX),
+    }
+}
+
+fn accelerator() -> Check {
+    Check::ok("kvm", "x")
+}
+
 fn iommu() -> Check {
     let units = std::fs::read_dir("/sys/class/iommu").map_or(0, Iterator::count);
     let vfio = Path::new("/dev/vfio/vfio").exists();

@@ -1,7 +1,18 @@
 //! Serves operators and endpoints; may block.
 
-pub mod attachment;
+pub mod api;
+pub mod area;
+pub mod eal;
+pub mod keeper;
+pub mod lending;
+pub mod owner;
+pub mod preflight;
 pub mod protocol;
+pub mod qmp_watch;
+pub mod report;
 pub mod runtime_dir;
 pub mod seqpacket;
+pub mod served;
 pub mod status;
+pub mod stop;
+pub mod switch;

@@ -5,7 +5,7 @@
 //! ← {"netvm":1,"ok":{"control_bytes":65536,"region_bytes":2097152,"read_only":false}}   + control area, region
 //! ← {"netvm":1,"error":"..."}                          then the connection ends
 //! → {"netvm":1,"qmp":true}                             + the switch's end of a QMP socket (vm only)
-//! → {"netvm":1,"pid":4711}                             + a pidfd of QEMU (vm only)
+//! → {"netvm":1,"pid":4711,"accelerator":"tcg"}         + a pidfd of QEMU (vm only; accelerator optional)
 //! ```
 
 use serde::{Deserialize, Serialize};
@@ -31,7 +31,12 @@ pub enum Request {
     /// Brings the QMP socket.
     Qmp,
     /// Brings the pidfd of QEMU.
-    Pid(i32),
+    Pid {
+        /// Its number, for people.
+        pid: i32,
+        /// `kvm` or `tcg`, for people.
+        accelerator: Option<String>,
+    },
 }
 
 /// A message that is none of ours.
@@ -48,7 +53,7 @@ pub enum ProtocolError {
     },
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RequestWire {
     netvm: u32,
@@ -60,6 +65,8 @@ struct RequestWire {
     qmp: Option<bool>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pid: Option<i32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    accelerator: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -79,12 +86,12 @@ impl Request {
         if found != PROTOCOL_VERSION {
             return Err(ProtocolError::Version { found });
         }
-        match serde_json::from_slice(bytes).map_err(shape)? {
-            RequestWire { hello: Some(kind), name: Some(name), qmp: None, pid: None, .. } => {
-                Ok(Self::Hello(kind, name))
-            }
-            RequestWire { hello: None, name: None, qmp: Some(true), pid: None, .. } => Ok(Self::Qmp),
-            RequestWire { hello: None, name: None, qmp: None, pid: Some(pid), .. } => Ok(Self::Pid(pid)),
+        let RequestWire { hello, name, qmp, pid, accelerator, .. } =
+            serde_json::from_slice(bytes).map_err(shape)?;
+        match (hello, name, qmp, pid, accelerator) {
+            (Some(kind), Some(name), None, None, None) => Ok(Self::Hello(kind, name)),
+            (None, None, Some(true), None, None) => Ok(Self::Qmp),
+            (None, None, None, Some(pid), accelerator) => Ok(Self::Pid { pid, accelerator }),
             _ => Err(ProtocolError::Shape("one of hello with name, qmp, pid is expected".to_owned())),
         }
     }
@@ -92,11 +99,13 @@ impl Request {
     /// The message as it is sent.
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
-        let mut wire = RequestWire { netvm: PROTOCOL_VERSION, hello: None, name: None, qmp: None, pid: None };
+        let mut wire = RequestWire { netvm: PROTOCOL_VERSION, ..RequestWire::default() };
         match self {
             Self::Hello(kind, name) => (wire.hello, wire.name) = (Some(*kind), Some(name.clone())),
             Self::Qmp => wire.qmp = Some(true),
-            Self::Pid(pid) => wire.pid = Some(*pid),
+            Self::Pid { pid, accelerator } => {
+                (wire.pid, wire.accelerator) = (Some(*pid), accelerator.clone());
+            }
         }
         json(&wire)
     }
@@ -169,7 +178,8 @@ mod tests {
         let hello = Request::parse(br#"{"netvm":1,"hello":"process","name":"fwd0"}"#).unwrap();
         assert_eq!(hello, Request::Hello(ClientKind::Process, "fwd0".to_owned()));
         assert_eq!(Request::parse(br#"{"netvm":1,"qmp":true}"#).unwrap(), Request::Qmp);
-        assert_eq!(Request::parse(&Request::Pid(7).to_bytes()).unwrap(), Request::Pid(7));
+        let process = Request::Pid { pid: 7, accelerator: Some("tcg".to_owned()) };
+        assert_eq!(Request::parse(&process.to_bytes()).unwrap(), process);
     }
 
     #[test]

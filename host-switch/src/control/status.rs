@@ -51,6 +51,12 @@ pub struct PortStatus {
     pub name: String,
     /// The DPDK driver.
     pub driver: String,
+    /// Whether frames land in the region; otherwise each is copied there once.
+    #[serde(default)]
+    pub zero_copy: bool,
+    /// Whether the link is up.
+    #[serde(default)]
+    pub link_up: bool,
     /// Packets received.
     pub rx_packets: u64,
     /// Packets sent.
@@ -67,6 +73,9 @@ pub struct PortStatus {
     pub tx_errors: u64,
     /// Packets that came in by a copy, because the NIC could not write them into the region.
     pub copies: u64,
+    /// Polls that a paced port was not given, because its chain was not ready.
+    #[serde(default)]
+    pub held_back: u64,
 }
 
 /// One endpoint.
@@ -90,6 +99,9 @@ pub struct EndpointStatus {
     pub fed: bool,
     /// Buffers it holds.
     pub held: u64,
+    /// Buffers that it held when it was released and that wait for proof that nothing of it runs.
+    #[serde(default)]
+    pub quarantined: u64,
     /// Most buffers it may hold.
     pub quota: u64,
     /// Packets lent to it.
@@ -162,7 +174,10 @@ pub struct ShardStatus {
     /// The domain.
     pub domain: String,
     /// The lcore that owns it.
+    #[serde(rename = "lcore_id")]
     pub lcore: u16,
+    /// What is wrong; empty when it balances.
+    pub findings: Vec<String>,
     /// Its buffers.
     #[serde(flatten)]
     pub buffers: BufferStatus,

@@ -1,1 +1,187 @@
 //! Turns a checked config into everything concrete that the switch starts with.
+//!
+//! Pure: nothing here opens a file or reserves memory, so that each decision is a test.
+
+mod area;
+mod forward;
+mod port;
+
+use std::sync::Arc;
+
+use security_domains::{Config, Idle as IdleWord, Owner, Pages as PagesWord};
+use shm_ring::area::{AreaError, AreaLayout};
+use switch_core::forwarding::Forwarding;
+use switch_core::ids::{DomainId, EndpointId, LcoreId};
+use switch_core::snapshot::SnapshotError;
+
+use crate::control::protocol::ClientKind;
+use crate::datapath::{EndpointDatapathSpec, Idle, LcoreSpec, PortSpec};
+use crate::region::{Pages, ShardSize};
+
+pub use area::OwnerPlan;
+
+/// Why a config that is legal by itself cannot be carried out.
+#[derive(Debug, thiserror::Error)]
+pub enum PlanError {
+    /// The rings of an owner do not fit the layout.
+    #[error("control area of {owner}: {source}; lower ring_slots, quota_buffers or the number of its endpoints")]
+    Area {
+        /// VM or process.
+        owner: String,
+        /// Which rule.
+        source: AreaError,
+    },
+    /// The datapath could not follow the config.
+    #[error("forwarding: {0}")]
+    Forwarding(#[from] SnapshotError),
+}
+
+/// Everything that the switch starts with, but for memory and devices.
+#[derive(Debug)]
+pub struct Plan {
+    /// Polling threads.
+    pub lcores: Vec<LcoreSpec>,
+    /// Domains.
+    pub domains: Vec<DomainPlan>,
+    /// Ports.
+    pub ports: Vec<PortSpec>,
+    /// Endpoints.
+    pub endpoints: Vec<EndpointPlan>,
+    /// VMs, then processes.
+    pub owners: Vec<OwnerPlan>,
+    /// Where packets go.
+    pub forwarding: Arc<Forwarding>,
+}
+
+/// One domain.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DomainPlan {
+    /// Its name.
+    pub name: String,
+    /// Size of its region.
+    pub region_bytes: u64,
+    /// Distance between its buffers.
+    pub buffer_stride_bytes: u32,
+    /// Buffers in its region.
+    pub buffer_count: u32,
+    /// Pages of its region.
+    pub pages: Pages,
+}
+
+/// One endpoint.
+#[derive(Clone, Debug)]
+pub struct EndpointPlan {
+    /// What the datapath knows of it.
+    pub datapath: EndpointDatapathSpec,
+    /// `owner/service`.
+    pub name: String,
+    /// The VM or process it lives in.
+    pub owner: String,
+    /// Which of the two that is.
+    pub kind: ClientKind,
+    /// Name of its service.
+    pub service: String,
+}
+
+impl Plan {
+    /// Plans for a config. `flow_seed` is a secret number that keys the flow hash.
+    ///
+    /// # Errors
+    /// If the config asks for more than the layout or the forwarding can express.
+    pub fn new(config: &Config, flow_seed: u64) -> Result<Self, PlanError> {
+        let plan = Self {
+            lcores: lcores(config),
+            domains: domains(config),
+            ports: port::ports(config),
+            endpoints: endpoints(config),
+            owners: area::owners(config),
+            forwarding: Arc::new(forward::forwarding(config, flow_seed)?),
+        };
+        plan.check_areas(config)?;
+        Ok(plan)
+    }
+
+    /// The shards of a domain, one for each lcore in their order.
+    #[must_use]
+    pub fn shards(&self, domain: DomainId) -> Vec<ShardSize> {
+        let lcores: Vec<u16> = self.lcores.iter().map(|lcore| lcore.id.0).collect();
+        ShardSize::split(domain.0, self.domains[domain.index()].buffer_count, &lcores)
+    }
+
+    /// How many journal words the ledger file needs: one for each ring from an lcore to an endpoint.
+    #[must_use]
+    pub fn journal_count(&self) -> usize {
+        self.endpoints.len() * self.lcores.len()
+    }
+
+    /// Which journal word belongs to the ring from an lcore to an endpoint.
+    #[must_use]
+    pub fn journal_word(&self, endpoint: EndpointId, lcore: u16) -> usize {
+        endpoint.index() * self.lcores.len() + usize::from(lcore)
+    }
+
+    /// Lays every control area out once with a stand-in cookie, so that a refusal comes before memory is taken.
+    fn check_areas(&self, config: &Config) -> Result<(), PlanError> {
+        for owner in &self.owners {
+            let domain = &config.domains[owner.domain.index()];
+            let fit = shm_ring::area::RegionGeometry::fit(domain.region_bytes(), domain.buffer_stride_bytes, 0);
+            fit.and_then(|geometry| AreaLayout::plan(&owner.area(geometry)))
+                .map_err(|source| PlanError::Area { owner: owner.name.clone(), source })?;
+        }
+        Ok(())
+    }
+}
+
+fn lcores(config: &Config) -> Vec<LcoreSpec> {
+    let idle = match config.switch.idle {
+        IdleWord::Spin => Idle::Spin,
+        IdleWord::Yield => Idle::Yield,
+        IdleWord::Sleep => Idle::Sleep,
+    };
+    (0..)
+        .zip(&config.switch.lcores)
+        .map(|(id, &cpu)| LcoreSpec { id: LcoreId(id), cpu: Some(usize::from(cpu)), idle })
+        .collect()
+}
+
+fn domains(config: &Config) -> Vec<DomainPlan> {
+    let plan = |domain: &security_domains::Domain| DomainPlan {
+        name: domain.name.clone(),
+        region_bytes: domain.region_bytes(),
+        buffer_stride_bytes: domain.buffer_stride_bytes,
+        // A region of at most 2⁴⁰ bytes holds fewer than 2³² buffers.
+        buffer_count: u32::try_from(domain.buffer_count()).unwrap_or(u32::MAX),
+        pages: match domain.pages {
+            PagesWord::Hugetlb => Pages::Hugetlb,
+            PagesWord::Plain => Pages::Plain,
+            PagesWord::HugetlbOrPlain => Pages::HugetlbOrPlain,
+        },
+    };
+    config.domains.iter().map(plan).collect()
+}
+
+fn endpoints(config: &Config) -> Vec<EndpointPlan> {
+    let plan = |listing: security_domains::EndpointListing<'_>| EndpointPlan {
+        datapath: EndpointDatapathSpec {
+            id: EndpointId(listing.endpoint.id.0),
+            domain: DomainId(listing.domain.0),
+            quota_buffers: listing.endpoint.quota_buffers,
+            credit_buffers: listing.endpoint.credit_buffers,
+        },
+        service: config.services[listing.endpoint.service.index()].name.clone(),
+        owner: listing.owner_name.to_owned(),
+        kind: client_kind(listing.owner),
+        name: listing.name,
+    };
+    config.endpoints().into_iter().map(plan).collect()
+}
+
+fn client_kind(owner: Owner) -> ClientKind {
+    match owner {
+        Owner::Vm(_) => ClientKind::Vm,
+        Owner::Process(_) => ClientKind::Process,
+    }
+}
+
+#[cfg(test)]
+mod tests;

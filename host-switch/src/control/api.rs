@@ -1,0 +1,186 @@
+//! The HTTP API on the control socket.
+//!
+//! ```text
+//! GET  /v1/status   Status
+//! GET  /v1/audit    Audit: every lcore walks its own shards
+//! GET  /v1/config   the checked config
+//! POST /v1/stop     {"stopping":true}
+//! ```
+//!
+//! The socket lies in a directory of mode 0700: whoever can reach it may use it.
+
+use std::future::IntoFuture;
+use std::io;
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use serde::Serialize;
+use tokio::sync::oneshot;
+
+use super::status::{ApiError, Audit, Status};
+
+/// How long answers under way may take once the switch stops.
+const LAST_ANSWERS: Duration = Duration::from_millis(500);
+
+/// Whoever can answer for the switch. The calls may block for as long as an lcore needs to answer.
+pub trait Answers: Send + Sync + 'static {
+    /// Everything at a glance.
+    ///
+    /// # Errors
+    /// Why the lcores do not answer.
+    fn status(&self) -> Result<Status, String>;
+    /// The buffers, each counted anew.
+    ///
+    /// # Errors
+    /// Why the lcores do not answer.
+    fn audit(&self) -> Result<Audit, String>;
+    /// The checked config.
+    fn config(&self) -> serde_json::Value;
+    /// Begins to stop the switch.
+    fn stop(&self);
+}
+
+/// The running API; it ends with [`Api::stop`].
+#[derive(Debug)]
+pub struct Api {
+    thread: JoinHandle<()>,
+    stop: oneshot::Sender<()>,
+}
+
+impl Api {
+    /// Listens at `socket` in a thread of its own.
+    ///
+    /// # Errors
+    /// If the socket cannot be bound or the thread not be started.
+    pub fn start(socket: &Path, answers: Arc<dyn Answers>) -> io::Result<Self> {
+        let listener = UnixListener::bind(socket)?;
+        listener.set_nonblocking(true)?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let (stop, stopped) = oneshot::channel();
+        let thread = std::thread::Builder::new().name("netvm-api".to_owned()).spawn(move || {
+            runtime.block_on(serve(listener, answers, stopped));
+        })?;
+        Ok(Self { thread, stop })
+    }
+
+    /// Closes the socket and waits for the thread.
+    pub fn stop(self) {
+        if self.stop.send(()).is_err() {
+            log::debug!("the API thread has ended by itself");
+        }
+        if self.thread.join().is_err() {
+            log::error!("the API thread panicked; the switch itself is not concerned");
+        }
+    }
+}
+
+async fn serve(listener: UnixListener, answers: Arc<dyn Answers>, stopped: oneshot::Receiver<()>) {
+    let listener = match tokio::net::UnixListener::from_std(listener) {
+        Ok(listener) => listener,
+        Err(error) => return log::error!("control socket cannot be served: {error}; netvm status will not work"),
+    };
+    let (begun, has_begun) = oneshot::channel();
+    let server = axum::serve(listener, routes(answers)).with_graceful_shutdown(async move {
+        // Told to stop, or nobody is left who could tell: the same.
+        _ = stopped.await;
+        _ = begun.send(());
+    });
+    // The answer to "stop" still goes out; an idle client does not keep the switch from ending.
+    tokio::select! {
+        ended = server.into_future() => {
+            if let Err(error) = ended {
+                log::error!("control socket is not served any more: {error}; netvm status will not work");
+            }
+        }
+        () = async {
+            _ = has_begun.await;
+            tokio::time::sleep(LAST_ANSWERS).await;
+        } => {}
+    }
+}
+
+fn routes(answers: Arc<dyn Answers>) -> Router {
+    Router::new()
+        .route("/v1/status", get(|state| answer(state, |answers| answers.status())))
+        .route("/v1/audit", get(|state| answer(state, |answers| answers.audit())))
+        .route("/v1/config", get(|state| answer(state, |answers| Ok(answers.config()))))
+        .route(
+            "/v1/stop",
+            post(|state| {
+                answer(state, |answers| {
+                    answers.stop();
+                    Ok(serde_json::json!({ "stopping": true }))
+                })
+            }),
+        )
+        .fallback(|| async { refuse(StatusCode::NOT_FOUND, "no such path; /v1/status, /v1/audit, /v1/config, /v1/stop") })
+        .with_state(answers)
+}
+
+/// Asks off the async thread: an lcore that is slow to answer delays nobody else.
+async fn answer<T: Serialize + Send + 'static>(
+    State(answers): State<Arc<dyn Answers>>,
+    ask: impl FnOnce(&dyn Answers) -> Result<T, String> + Send + 'static,
+) -> Response {
+    match tokio::task::spawn_blocking(move || ask(&*answers)).await {
+        Ok(Ok(told)) => Json(told).into_response(),
+        Ok(Err(why)) => refuse(StatusCode::SERVICE_UNAVAILABLE, &why),
+        Err(error) => refuse(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
+    }
+}
+
+fn refuse(code: StatusCode, error: &str) -> Response {
+    (code, Json(ApiError { error: error.to_owned() })).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::client::{Client, ClientError};
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    #[derive(Default)]
+    struct Fixed {
+        stopped: AtomicBool,
+    }
+
+    impl Answers for Fixed {
+        fn status(&self) -> Result<Status, String> {
+            Ok(Status { switch: "blue".to_owned(), ..Status::default() })
+        }
+        fn audit(&self) -> Result<Audit, String> {
+            Err("the thread of lcore 0 has ended".to_owned())
+        }
+        fn config(&self) -> serde_json::Value {
+            serde_json::json!({ "switch": { "name": "blue" } })
+        }
+        fn stop(&self) {
+            self.stopped.store(true, Ordering::Relaxed);
+        }
+    }
+
+    #[test]
+    fn the_client_gets_what_the_switch_says() {
+        let socket = std::env::temp_dir().join(format!("netvm-api-{}.sock", std::process::id()));
+        let fixed = Arc::new(Fixed::default());
+        let api = Api::start(&socket, fixed.clone()).unwrap();
+        let client = Client::at(socket.clone());
+        assert_eq!(client.get::<Status>("/v1/status").unwrap().switch, "blue");
+        let failed = client.get::<Audit>("/v1/audit").unwrap_err().to_string();
+        assert_eq!(failed, "the switch refused: the thread of lcore 0 has ended");
+        assert!(matches!(client.get::<Status>("/v1/nothing"), Err(ClientError::Refused(_))));
+        client.post::<serde_json::Value>("/v1/stop").unwrap();
+        assert!(fixed.stopped.load(Ordering::Relaxed));
+        api.stop();
+        assert!(matches!(client.get::<Status>("/v1/status"), Err(ClientError::Connect { .. })));
+        std::fs::remove_file(&socket).unwrap();
+    }
+}

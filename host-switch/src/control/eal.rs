@@ -1,0 +1,56 @@
+//! Chooses what DPDK is started with.
+
+use dpdk::{EalOptions, LogLevel};
+
+use super::preflight::Device;
+use crate::plan::Plan;
+
+/// Host memory for each buffer outside its region: the mbuf header and its place in a mempool, with room for
+/// host-private pools of ports that do not receive into the region.
+const BYTES_PER_BUFFER: u64 = 512;
+/// Memory for the EAL itself and the queues of each port's driver.
+const BASE_MIB: u64 = 64;
+const PORT_MIB: u64 = 32;
+const MIB_PER_HUGEPAGE: u64 = 2;
+
+/// What DPDK is started with, given how many huge pages of 2 MiB are free after the regions took theirs.
+#[must_use]
+pub fn options(plan: &Plan, free_hugepages: u64) -> EalOptions {
+    let memory_mib = memory_mib(plan);
+    let hugepages = free_hugepages * MIB_PER_HUGEPAGE >= memory_mib;
+    let pci_devices: Vec<String> = plan
+        .ports
+        .iter()
+        .filter(|port| matches!(Device::parse(&port.devargs), Device::Pci { .. }))
+        .map(|port| port.devargs.clone())
+        .collect();
+    if !hugepages {
+        let consequence =
+            if pci_devices.is_empty() { "slower" } else { "slower, and drivers of NICs may refuse to start" };
+        log::warn!(
+            "DPDK gets ordinary memory: it needs {} huge pages of 2 MiB besides the regions, {free_hugepages} are \
+             free; the switch is {consequence}; reserve more with /proc/sys/vm/nr_hugepages",
+            memory_mib.div_ceil(MIB_PER_HUGEPAGE)
+        );
+    }
+    EalOptions {
+        hugepages,
+        memory_mib: u32::try_from(memory_mib).unwrap_or(u32::MAX),
+        pci_devices,
+        log_level: LogLevel::Error,
+    }
+}
+
+fn memory_mib(plan: &Plan) -> u64 {
+    let buffers: u64 = plan.domains.iter().map(|domain| u64::from(domain.buffer_count)).sum();
+    let headers_mib = (buffers * BYTES_PER_BUFFER).div_ceil(1 << 20);
+    let wanted = BASE_MIB + headers_mib + PORT_MIB * plan.ports.len() as u64;
+    wanted.next_multiple_of(MIB_PER_HUGEPAGE)
+}
+
+/// Free huge pages of 2 MiB by the kernel's count.
+#[must_use]
+pub fn free_hugepages() -> u64 {
+    let count = std::fs::read_to_string("/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages");
+    count.ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0)
+}

@@ -1,0 +1,317 @@
+//! Keeps the endpoints: serves `endpoint.sock`, polls guests' words, notices deaths.
+//!
+//! One thread, which waits for sockets and polls the words of open endpoints every few milliseconds. It never
+//! waits for a client: sockets are non-blocking, and a message that does not fit is the client's loss.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::net::{SocketFlags, accept_with};
+
+use super::lending::Lending;
+use super::owner::Owner;
+use super::protocol::{ClientKind, Reply, Request, Said};
+use super::qmp_watch::QmpWatch;
+use super::seqpacket::{self, Received};
+use super::served::{EndpointView, ServedEndpoint};
+use super::status::VmStatus;
+use crate::datapath::Event;
+
+/// How often the words of open endpoints are read.
+const POLL_PERIOD: Duration = Duration::from_millis(2);
+/// How long the thread sleeps when no endpoint is open; a wish to stop waits so long.
+const IDLE_PERIOD: Duration = Duration::from_millis(20);
+/// Most connections at once.
+const CLIENTS_MAX: usize = 1024;
+/// Time to say hello.
+const HELLO_LIMIT: Duration = Duration::from_secs(5);
+
+/// What the keeper shows of itself.
+#[derive(Clone, Debug, Default)]
+pub struct View {
+    /// By endpoint id.
+    pub endpoints: Vec<Option<EndpointView>>,
+    /// Those that run.
+    pub vms: Vec<VmStatus>,
+}
+
+/// The running keeper.
+#[derive(Debug)]
+pub struct Keeper {
+    thread: JoinHandle<()>,
+    ending: Arc<AtomicBool>,
+    view: Arc<Mutex<View>>,
+}
+
+impl Keeper {
+    /// Listens at `socket` and serves these owners in a thread of its own.
+    ///
+    /// # Errors
+    /// If the socket cannot be bound or the thread not be started.
+    pub fn start(socket: &Path, owners: Vec<Owner>, lending: Arc<dyn Lending>) -> io::Result<Self> {
+        let listener = seqpacket::listen_at(socket)?;
+        let ending = Arc::new(AtomicBool::new(false));
+        let view = Arc::new(Mutex::new(View::default()));
+        let room = Room { listener, owners, lending, clients: Vec::new(), view: Arc::clone(&view) };
+        room.show();
+        let wish = Arc::clone(&ending);
+        let thread = std::thread::Builder::new().name("netvm-keeper".to_owned()).spawn(move || room.run(&wish))?;
+        Ok(Self { thread, ending, view })
+    }
+
+    /// What can be looked at while the keeper works.
+    #[must_use]
+    pub fn view(&self) -> Arc<Mutex<View>> {
+        Arc::clone(&self.view)
+    }
+
+    /// Says goodbye to everybody and waits for the thread.
+    pub fn stop(self) {
+        // Relaxed: the flag guards nothing but itself.
+        self.ending.store(true, Ordering::Relaxed);
+        if self.thread.join().is_err() {
+            log::error!("the keeper thread panicked; endpoints were not served since");
+        }
+    }
+}
+
+/// A connection.
+#[derive(Debug)]
+struct Client {
+    socket: OwnedFd,
+    /// Position of the owner it came for.
+    owner: Option<usize>,
+    since: Instant,
+}
+
+/// Everything that the keeper's thread owns.
+struct Room {
+    listener: OwnedFd,
+    owners: Vec<Owner>,
+    lending: Arc<dyn Lending>,
+    clients: Vec<Client>,
+    view: Arc<Mutex<View>>,
+}
+
+/// What has something to say, by position.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Source {
+    Listener,
+    Client(usize),
+    Qmp(usize),
+}
+
+impl Room {
+    fn run(mut self, ending: &AtomicBool) {
+        while !ending.load(Ordering::Relaxed) {
+            let ready = self.wait();
+            // Ends before beginnings: an owner that comes back finds its place free.
+            for source in ready.iter().rev() {
+                match *source {
+                    Source::Qmp(owner) => self.owners[owner].read_qmp(&*self.lending),
+                    Source::Client(client) => self.hear(client),
+                    Source::Listener => self.accept(),
+                }
+            }
+            self.take_events();
+            let now = Instant::now();
+            for owner in &mut self.owners {
+                owner.poll(&*self.lending);
+            }
+            self.dismiss_silent(now);
+            self.show();
+        }
+        self.owners.iter().for_each(Owner::say_goodbye);
+    }
+
+    /// Waits until something is readable or it is time to look at the guests' words. The listener is first,
+    /// clients follow in ascending order.
+    fn wait(&self) -> Vec<Source> {
+        let mut sources = vec![Source::Listener];
+        let mut fds: Vec<BorrowedFd<'_>> = vec![self.listener.as_fd()];
+        for (position, client) in self.clients.iter().enumerate() {
+            sources.push(Source::Client(position));
+            fds.push(client.socket.as_fd());
+        }
+        for (position, owner) in self.owners.iter().enumerate() {
+            if let Some(qmp) = owner.qmp() {
+                sources.push(Source::Qmp(position));
+                fds.push(qmp.fd());
+            }
+        }
+        let mut polled: Vec<PollFd<'_>> =
+            fds.iter().map(|fd| PollFd::from_borrowed_fd(*fd, PollFlags::IN)).collect();
+        let period = if self.owners.iter().any(Owner::is_open) { POLL_PERIOD } else { IDLE_PERIOD };
+        let timeout = Timespec { tv_sec: 0, tv_nsec: period.subsec_nanos().into() };
+        if let Err(error) = poll(&mut polled, Some(&timeout)) {
+            if error != Errno::INTR {
+                log::error!("endpoints cannot be waited for: {error}");
+                std::thread::sleep(period);
+            }
+            return Vec::new();
+        }
+        let is_ready = |fd: &PollFd<'_>| !fd.revents().is_empty();
+        sources.iter().zip(&polled).filter(|(_, fd)| is_ready(fd)).map(|(source, _)| *source).collect()
+    }
+
+    fn accept(&mut self) {
+        let socket = match accept_with(&self.listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
+            Ok(socket) => socket,
+            Err(error) => return log::debug!("a client went away before it was accepted: {error}"),
+        };
+        if let Err(why) = self.admit(&socket) {
+            log::warn!("connection to endpoint.sock refused: {why}");
+            return refuse(&socket, why);
+        }
+        self.clients.push(Client { socket, owner: None, since: Instant::now() });
+    }
+
+    fn admit(&self, socket: &OwnedFd) -> Result<(), String> {
+        if self.clients.len() >= CLIENTS_MAX {
+            return Err(format!("{CLIENTS_MAX} clients are connected already"));
+        }
+        let peer = rustix::net::sockopt::socket_peercred(socket).map_err(|error| error.to_string())?;
+        let ours = rustix::process::geteuid();
+        if peer.uid.is_root() || peer.uid == ours {
+            return Ok(());
+        }
+        Err(format!("user {} may not connect, only root and user {} may", peer.uid.as_raw(), ours.as_raw()))
+    }
+
+    /// A client has said something or is gone. Clients behind `position` have been heard already.
+    fn hear(&mut self, position: usize) {
+        let socket = self.clients[position].socket.as_fd();
+        let heard = match seqpacket::receive(socket) {
+            Ok(Received::Message { bytes, fds }) => self.understand(position, &bytes, fds),
+            Ok(Received::TooLong) => {
+                let most = seqpacket::MESSAGE_BYTES_MAX;
+                Err(format!("message too long; at most {most} bytes and {} file descriptors", seqpacket::FDS_MAX))
+            }
+            Ok(Received::End) => return self.dismiss(position),
+            Err(Errno::AGAIN | Errno::INTR) => Ok(()),
+            Err(error) => Err(error.to_string()),
+        };
+        if let Err(why) = heard {
+            log::warn!("a client of endpoint.sock is refused: {why}");
+            refuse(&self.clients[position].socket, why);
+            self.dismiss(position);
+        }
+    }
+
+    fn understand(&mut self, position: usize, bytes: &[u8], fds: Vec<OwnedFd>) -> Result<(), String> {
+        let request = Request::parse(bytes).map_err(|error| error.to_string())?;
+        let owner = self.clients[position].owner;
+        match (request, owner) {
+            (Request::Hello(kind, name), None) => self.welcome(position, kind, &name),
+            (Request::Hello(..), Some(_)) => Err("hello was said already".to_owned()),
+            (_, None) => Err("hello comes first".to_owned()),
+            (_, Some(owner)) if self.owners[owner].kind() == ClientKind::Process => {
+                Err("only a VM has QMP and a QEMU process".to_owned())
+            }
+            (Request::Qmp, Some(owner)) => {
+                let [socket] = <[OwnedFd; 1]>::try_from(fds).map_err(|_| "qmp comes with one file descriptor")?;
+                self.owners[owner].watch_qmp(QmpWatch::new(socket)).map_err(str::to_owned)
+            }
+            (Request::Pid { pid, accelerator }, Some(owner)) => {
+                self.owners[owner].set_process(pid, fds.into_iter().next(), accelerator);
+                Ok(())
+            }
+        }
+    }
+
+    fn welcome(&mut self, position: usize, kind: ClientKind, name: &str) -> Result<(), String> {
+        let owner = self.find(kind, name)?;
+        let grant = self.owners[owner].take(&*self.lending);
+        let reply = Reply::new(Said::Ok(grant.told)).to_bytes();
+        let sent = seqpacket::send(&self.clients[position].socket, &reply, &grant.fds);
+        // From here on the client is the owner's, and its end is seen to.
+        self.clients[position].owner = Some(owner);
+        sent.map_err(|error| format!("the answer to {name} was not taken: {error}"))
+    }
+
+    /// The owner of this name, if nobody has it.
+    fn find(&self, kind: ClientKind, name: &str) -> Result<usize, String> {
+        let what = |kind| if kind == ClientKind::Vm { "VM" } else { "process" };
+        let Some(position) = self.owners.iter().position(|owner| owner.name() == name) else {
+            let known = self.owners.iter().filter(|owner| owner.kind() == kind).map(Owner::name);
+            let known: Vec<&str> = known.collect();
+            let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+            return Err(format!("no {} {:?} in the config of this switch; it has: {known}", what(kind), printable(name)));
+        };
+        let owner = &self.owners[position];
+        if owner.kind() != kind {
+            return Err(match owner.kind() {
+                ClientKind::Vm => format!("{name} is a VM; start it with `netvm boot FILE {name}`"),
+                ClientKind::Process => format!("{name} is a process, not a VM; start its NF with --name {name}"),
+            });
+        }
+        if owner.is_taken() {
+            return Err(format!("{} {name} is connected already; one at a time", what(kind)));
+        }
+        Ok(position)
+    }
+
+    fn dismiss(&mut self, position: usize) {
+        let client = self.clients.remove(position);
+        if let Some(owner) = client.owner {
+            self.owners[owner].disconnected(&*self.lending);
+        }
+    }
+
+    fn dismiss_silent(&mut self, now: Instant) {
+        self.clients.retain(|client| client.owner.is_some() || now - client.since < HELLO_LIMIT);
+    }
+
+    fn take_events(&mut self) {
+        for event in self.lending.events() {
+            match event {
+                Event::Descriptor { endpoint, fault } => self.fault(endpoint, &fault.to_string()),
+                Event::Counter { endpoint, error, .. } => self.fault(endpoint, &error.to_string()),
+                Event::RegionLost { domain, .. } => {
+                    for owner in self.owners.iter_mut().filter(|owner| owner.domain() == domain) {
+                        owner.expel("a page of the region of its domain is lost", &*self.lending);
+                    }
+                }
+            }
+        }
+    }
+
+    fn fault(&mut self, endpoint: switch_core::ids::EndpointId, cause: &str) {
+        let lending = Arc::clone(&self.lending);
+        self.owners.iter_mut().any(|owner| owner.fault(endpoint, cause, &*lending));
+    }
+
+    fn show(&self) {
+        let mut view = self.view.lock().unwrap_or_else(PoisonError::into_inner);
+        for endpoint in self.owners.iter().flat_map(Owner::endpoints) {
+            let position = endpoint.id().index();
+            if view.endpoints.len() <= position {
+                view.endpoints.resize(position + 1, None);
+            }
+            view.endpoints[position] = Some(ServedEndpoint::view(endpoint));
+        }
+        view.vms = self.owners.iter().filter_map(Owner::vm).collect();
+    }
+}
+
+/// Says why not; a client that does not listen misses it.
+fn refuse(socket: &OwnedFd, why: String) {
+    if let Err(error) = seqpacket::send(socket, &Reply::new(Said::Error(why)).to_bytes(), &[]) {
+        log::debug!("a refused client did not hear why: {error}");
+    }
+}
+
+/// A name as somebody else wrote it, cut to what a name may be long.
+fn printable(name: &str) -> String {
+    name.chars().take(shm_ring::layout::NAME_BYTES).collect()
+}
+
+#[cfg(test)]
+mod tests;

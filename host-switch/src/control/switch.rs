@@ -1,0 +1,277 @@
+//! The life of one switch: what is set up in which order, and taken down again.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use dpdk::{DpdkError, Eal};
+use security_domains::Config;
+use shm_ring::endpoint::HostEndpoint;
+use switch_core::ids::DomainId;
+
+use super::api::{Answers, Api};
+use super::area::{ControlArea, ControlAreaError};
+use super::eal;
+use super::keeper::{Keeper, View};
+use super::lending::RunningDatapath;
+use super::owner::Owner;
+use super::preflight::{Device, PreflightError};
+use super::report::Sources;
+use super::runtime_dir::{PortClaim, RuntimeDir, RuntimeDirError};
+use super::served::ServedEndpoint;
+use super::status::{Audit, Status};
+use super::stop::Stop;
+use crate::datapath::{Datapath, DatapathError, DatapathSpec, DomainSpec, ShardReport};
+use crate::plan::{Plan, PlanError};
+use crate::region::{LedgerError, LedgerFile, Region, RegionError, ShardMemory, ShardSize};
+
+/// Why a switch does not start, or ends badly.
+#[derive(Debug, thiserror::Error)]
+pub enum SwitchError {
+    /// The config asks for too much.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    /// Name or port are taken, or the runtime directory cannot be used.
+    #[error(transparent)]
+    RuntimeDir(#[from] RuntimeDirError),
+    /// Devices of ports, all that are wrong.
+    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
+    Ports(Vec<PreflightError>),
+    /// No packet memory.
+    #[error(transparent)]
+    Region(#[from] RegionError),
+    /// No control area.
+    #[error(transparent)]
+    ControlArea(#[from] ControlAreaError),
+    /// No ledger.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    /// DPDK does not start.
+    #[error(transparent)]
+    Dpdk(#[from] DpdkError),
+    /// Ports or lcores do not start.
+    #[error(transparent)]
+    Datapath(#[from] DatapathError),
+    /// A part of the host.
+    #[error("cannot {action}: {source}")]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The last audit did not balance.
+    #[error("buffers are missing or counted twice: {0}; this is a fault of the switch, please report it with its log")]
+    Conservation(String),
+}
+
+/// Runs a switch until it is told to stop.
+///
+/// # Errors
+/// If it cannot start, or its buffers do not add up in the end. Nothing is left behind either way.
+pub fn run(config: &Config, run_dir: &Path) -> Result<(), SwitchError> {
+    let stop = Stop::default();
+    stop.on_signals().map_err(io_error("handle signals"))?;
+    let plan = Arc::new(Plan::new(config, random_number()?)?);
+    let runtime_dir = RuntimeDir::claim(run_dir, &config.switch.name)?;
+    let port_claims = claim_ports(&plan, run_dir)?;
+
+    let regions = create_regions(&plan)?;
+    let eal = Eal::init(&eal::options(&plan, eal::free_hugepages()))?;
+    let sizes: Vec<Vec<ShardSize>> = (0..).take(regions.len()).map(|id| plan.shards(DomainId(id))).collect();
+    let mut ledger = LedgerFile::create(&runtime_dir.ledger(), &sizes.concat(), plan.journal_count())?;
+    let owners = create_owners(&plan, &regions, &ledger)?;
+    let words = endpoint_words(&owners);
+    let shards = std::mem::take(&mut ledger.shards);
+    let datapath = Arc::new(Datapath::start(&eal, datapath_spec(&plan, &regions, shards))?);
+
+    let lending = Arc::new(RunningDatapath::new(Arc::clone(&datapath), stop.clone()));
+    let keeper = Keeper::start(&runtime_dir.endpoint_socket(), owners, lending)
+        .map_err(io_error("serve endpoint.sock"))?;
+    let front = Front {
+        name: config.switch.name.clone(),
+        config: serde_json::to_value(config).unwrap_or_default(),
+        started: Instant::now(),
+        plan: Arc::clone(&plan),
+        datapath: Arc::clone(&datapath),
+        view: keeper.view(),
+        words,
+        stop: stop.clone(),
+    };
+    let api = Api::start(&runtime_dir.control_socket(), Arc::new(front)).map_err(io_error("serve control.sock"))?;
+    log::info!(
+        "switch {} runs: {} lcores, {} ports, {} endpoints; `netvm status --switch {}`",
+        config.switch.name,
+        plan.lcores.len(),
+        plan.ports.len(),
+        plan.endpoints.len(),
+        config.switch.name
+    );
+
+    let cause = wait(&stop);
+    log::info!("switch {} stops: {cause}", config.switch.name);
+    keeper.stop();
+    api.stop();
+    // Keeper and API are gone, and with them every other holder.
+    let shards = Arc::into_inner(datapath).map_or(Ok(Vec::new()), Datapath::stop)?;
+    drop(port_claims);
+    drop(runtime_dir);
+    conclude(&plan, &shards)
+}
+
+fn wait(stop: &Stop) -> String {
+    loop {
+        if let Some(cause) = stop.wait(Duration::from_secs(3600)) {
+            return cause;
+        }
+    }
+}
+
+/// Checks every port's device, then takes it.
+fn claim_ports(plan: &Plan, run_dir: &Path) -> Result<Vec<PortClaim>, SwitchError> {
+    let devices: Vec<_> = plan.ports.iter().map(|port| (port, Device::parse(&port.devargs))).collect();
+    let wrong: Vec<PreflightError> =
+        devices.iter().filter_map(|(port, device)| device.check(&port.name).err()).collect();
+    if !wrong.is_empty() {
+        return Err(SwitchError::Ports(wrong));
+    }
+    let claims = devices.iter().filter_map(|(port, device)| {
+        let identity = device.identity()?;
+        Some(PortClaim::take(run_dir, &identity, &port.devargs))
+    });
+    Ok(claims.collect::<Result<_, _>>()?)
+}
+
+fn create_regions(plan: &Plan) -> Result<Vec<Arc<Region>>, SwitchError> {
+    let create = |domain: &crate::plan::DomainPlan| {
+        let region =
+            Region::create(&domain.name, domain.region_bytes, domain.buffer_stride_bytes, domain.pages)?;
+        if let Some(why) = region.memory().why_plain() {
+            log::warn!("domain {} gets ordinary pages: {why}; packets move slower", domain.name);
+        }
+        Ok(Arc::new(region))
+    };
+    plan.domains.iter().map(create).collect()
+}
+
+fn create_owners(
+    plan: &Plan,
+    regions: &[Arc<Region>],
+    ledger: &LedgerFile,
+) -> Result<Vec<Owner>, SwitchError> {
+    let create = |owner: &crate::plan::OwnerPlan| {
+        let region = &regions[owner.domain.index()];
+        let area = ControlArea::create(owner, *region.geometry())?;
+        let endpoints = owner.endpoints().enumerate().map(|(position, id)| {
+            let words = area.endpoint(position);
+            let lcores = words.queue_pairs().iter().map(|pair| pair.lcore);
+            let journal = lcores.map(|lcore| ledger.journal(plan.journal_word(id, lcore))).collect();
+            ServedEndpoint::new(id, plan.endpoints[id.index()].name.clone(), words, journal)
+        });
+        let endpoints = endpoints.collect();
+        Ok(Owner::new(owner, area, Arc::clone(region), endpoints))
+    };
+    plan.owners.iter().map(create).collect()
+}
+
+/// The words of every endpoint, by id.
+fn endpoint_words(owners: &[Owner]) -> Vec<HostEndpoint<'static>> {
+    let mut endpoints: Vec<&ServedEndpoint> = owners.iter().flat_map(Owner::endpoints).collect();
+    endpoints.sort_by_key(|endpoint| endpoint.id());
+    endpoints.into_iter().map(|endpoint| endpoint.words().clone()).collect()
+}
+
+fn datapath_spec(plan: &Plan, regions: &[Arc<Region>], shards: Vec<ShardMemory>) -> DatapathSpec {
+    // The ledger gives the shards in the order asked for: domain by domain, each in the order of lcores.
+    let mut shards = shards.into_iter();
+    let domains = (0..).map(DomainId).zip(&plan.domains).zip(regions).map(|((id, domain), region)| DomainSpec {
+        id,
+        name: domain.name.clone(),
+        region: region.mapping(),
+        geometry: *region.geometry(),
+        shards: shards.by_ref().take(plan.lcores.len()).collect(),
+    });
+    DatapathSpec {
+        domains: domains.collect(),
+        lcores: plan.lcores.clone(),
+        ports: plan.ports.clone(),
+        endpoints: plan.endpoints.iter().map(|endpoint| endpoint.datapath).collect(),
+        forwarding: Arc::clone(&plan.forwarding),
+    }
+}
+
+/// Says how the buffers stood at the end.
+fn conclude(plan: &Plan, shards: &[ShardReport]) -> Result<(), SwitchError> {
+    let mut wrong = Vec::new();
+    for shard in shards {
+        let (domain, lcore) = (&plan.domains[shard.domain.index()].name, shard.lcore.0);
+        let findings = shard.findings();
+        if findings.is_empty() {
+            log::info!("last audit of domain {domain}, lcore {lcore}: all {} buffers accounted for", shard.audit.size);
+        }
+        wrong.extend(findings.iter().map(|finding| format!("domain {domain}, lcore {lcore}: {finding}")));
+    }
+    if wrong.is_empty() { Ok(()) } else { Err(SwitchError::Conservation(wrong.join("; "))) }
+}
+
+fn random_number() -> Result<u64, SwitchError> {
+    let mut bytes = [0; size_of::<u64>()];
+    let mut random = File::open("/dev/urandom").map_err(io_error("open /dev/urandom"))?;
+    random.read_exact(&mut bytes).map_err(io_error("read /dev/urandom"))?;
+    Ok(u64::from_ne_bytes(bytes))
+}
+
+fn io_error(action: &'static str) -> impl FnOnce(io::Error) -> SwitchError {
+    move |source| SwitchError::Io { action, source }
+}
+
+/// What the API asks.
+struct Front {
+    name: String,
+    config: serde_json::Value,
+    started: Instant,
+    plan: Arc<Plan>,
+    datapath: Arc<Datapath>,
+    view: Arc<Mutex<View>>,
+    words: Vec<HostEndpoint<'static>>,
+    stop: Stop,
+}
+
+impl Front {
+    fn with_sources<T>(&self, build: impl FnOnce(Sources<'_>) -> T) -> Result<T, String> {
+        let counters = self.datapath.counters().map_err(|error| error.to_string())?;
+        let shards = self.datapath.audit().map_err(|error| error.to_string())?;
+        let view = self.view.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let nf_counters: Vec<_> = self.words.iter().map(HostEndpoint::counters).collect();
+        Ok(build(Sources {
+            plan: &self.plan,
+            counters: &counters,
+            shards: &shards,
+            view: &view,
+            nf_counters: &nf_counters,
+        }))
+    }
+}
+
+impl Answers for Front {
+    fn status(&self) -> Result<Status, String> {
+        let uptime_ms = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let status = self.with_sources(|sources| sources.status())?;
+        Ok(Status { switch: self.name.clone(), pid: std::process::id(), uptime_ms, ..status })
+    }
+
+    fn audit(&self) -> Result<Audit, String> {
+        let audit = self.with_sources(|sources| sources.audit())?;
+        Ok(Audit { switch: self.name.clone(), ..audit })
+    }
+
+    fn config(&self) -> serde_json::Value {
+        self.config.clone()
+    }
+
+    fn stop(&self) {
+        self.stop.request("the API");
+    }
+}

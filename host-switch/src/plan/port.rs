@@ -1,0 +1,28 @@
+//! What the datapath gets to know of each port.
+
+use security_domains::{Config, Port};
+use switch_core::ids::{DomainId, EndpointId, PortId};
+
+use crate::datapath::{PortPool, PortSpec};
+
+pub(super) fn ports(config: &Config) -> Vec<PortSpec> {
+    let plan = |(id, port): (u16, &Port)| PortSpec {
+        id: PortId(id),
+        name: port.name.clone(),
+        devargs: port.device.clone(),
+        domain: DomainId(port.domain.0),
+        mtu_bytes: port.mtu_bytes,
+        rx_slots: port.rx_slots,
+        tx_slots: port.tx_slots,
+        paced: port.paced.then(|| endpoints_of_chain(config, port)),
+        pool: PortPool::ByDriver,
+    };
+    (0..).zip(&config.ports).map(plan).collect()
+}
+
+/// All endpoints that a packet of this port may meet on its chain.
+fn endpoints_of_chain(config: &Config, port: &Port) -> Vec<EndpointId> {
+    let path = &config.chains[port.chain.index()].path;
+    let on_path = config.endpoints().into_iter().filter(|listing| path.contains(&listing.endpoint.service));
+    on_path.map(|listing| EndpointId(listing.endpoint.id.0)).collect()
+}
