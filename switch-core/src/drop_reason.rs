@@ -41,7 +41,8 @@ named_enum! {
         TunnelUnclassified = "tunnel_unclassified",
         /// The port belongs to another domain than the buffer.
         EgressPoolForeign = "egress_pool_foreign",
-        /// An NF said "next" of a packet that no chain carries.
+        /// No chain carries the packet: the port has none, an NF made it outside any, or the chain has changed
+        /// and has no such hop.
         NoChain = "no_chain",
         /// The ledger says that the buffer is not the lcore's to hand on: a fault of the host.
         LedgerRefused = "ledger_refused",

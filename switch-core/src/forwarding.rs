@@ -1,8 +1,8 @@
 //! Where a packet goes next: on arrival, and after an NF's verdict.
 //!
 //! A [`Forwarding`] is immutable. Control builds a new one ([`crate::snapshot::ForwardingSpec::build`]) and an
-//! lcore takes it up between two bursts; packets that are on their way keep chain and hop in the ledger, so a
-//! chain that is gone or shorter ends in a named drop, never past a table.
+//! lcore takes it up between two bursts; packets that are on their way keep chain and hop in the ledger, and
+//! one whose place in the new chain does not exist ends in a named drop, never past a table.
 //!
 //! The ways of a packet:
 //!
@@ -148,6 +148,9 @@ impl Forwarding {
     #[inline]
     fn at_hop(&self, mut path: PacketPath, live: &Liveness) -> Decision {
         let Some(chain) = self.chains.get(path.chain.index()) else { return drop(path, DropReason::NoChain) };
+        if usize::from(path.hop) > chain.path.len() {
+            return drop(path, DropReason::NoChain);
+        }
         while let Some(service) = chain.path.get(usize::from(path.hop)) {
             match self.serve(path, *service, live) {
                 Some(decision) => return decision,
@@ -257,3 +260,6 @@ impl Forwarding {
 const fn drop(path: PacketPath, reason: DropReason) -> Decision {
     Decision { step: Step::Drop(reason), path }
 }
+
+#[cfg(test)]
+mod tests;

@@ -33,6 +33,8 @@ pub mod drop_reason;
 pub mod fault;
 pub mod forwarding;
 pub mod frame;
+#[cfg(test)]
+mod frames;
 pub mod header;
 pub mod ids;
 pub mod instance;

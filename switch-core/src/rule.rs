@@ -192,3 +192,6 @@ impl Rule {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

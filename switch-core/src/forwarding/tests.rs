@@ -1,0 +1,398 @@
+//! The ways of a packet through a small switch of two domains.
+//!
+//! Blue: ports 0 (client) and 1 (server); services 0 firewall (endpoints 0 and 1), 1 router (endpoint 2),
+//! 2 scanner (endpoint 3, fails open, in no chain but 2); chain 0 = firewall, router → server; chain 1 =
+//! router, firewall, router → client; chain 2 = scanner → server. Red: port 2, service 3 (endpoint 4), chain 3.
+
+use shm_ring::desc::{Kind, Verdict};
+
+use super::*;
+use crate::frames::{ipv4, ports, tcp};
+use crate::ids::BufferIndex;
+use crate::snapshot::{
+    ChainSpec, EndpointSpec, ForwardingSpec, PortSpec, ServiceSpec, SnapshotError, Target,
+};
+
+const BLUE: DomainId = DomainId(0);
+const RED: DomainId = DomainId(1);
+const CLIENT: PortId = PortId(0);
+const SERVER: PortId = PortId(1);
+const ROUTER: EndpointId = EndpointId(2);
+const SCANNER: EndpointId = EndpointId(3);
+const FIREWALL_ID: u32 = 0;
+const ROUTER_ID: u32 = 1;
+const SCANNER_ID: u32 = 2;
+
+fn service(may_target: &[Target], when_dead: WhenDead) -> ServiceSpec {
+    ServiceSpec { may_target: may_target.to_vec(), when_dead }
+}
+
+fn chain(path: &[u16], egress: PortId) -> ChainSpec {
+    ChainSpec { path: path.iter().copied().map(ServiceId).collect(), egress }
+}
+
+fn spec() -> ForwardingSpec {
+    let all = [0, 1, 2].map(|id| Target::Service(ServiceId(id)));
+    let router = [all[0], all[2], Target::Port(CLIENT)];
+    let endpoint = |domain, service| EndpointSpec { domain, service: ServiceId(service) };
+    ForwardingSpec {
+        ports: [(BLUE, 0), (BLUE, 1), (RED, 3)]
+            .map(|(domain, chain)| PortSpec { domain, chain: Some(ChainId(chain)) })
+            .to_vec(),
+        services: vec![
+            service(&[], WhenDead::Closed),
+            service(&router, WhenDead::Closed),
+            service(&all, WhenDead::Open),
+            service(&[], WhenDead::Closed),
+        ],
+        endpoints: vec![
+            endpoint(BLUE, 0),
+            endpoint(BLUE, 0),
+            endpoint(BLUE, 1),
+            endpoint(BLUE, 2),
+            endpoint(RED, 3),
+        ],
+        chains: vec![
+            chain(&[0, 1], SERVER),
+            chain(&[1, 0, 1], CLIENT),
+            chain(&[2], SERVER),
+            chain(&[3], PortId(2)),
+        ],
+        rules: Vec::new(),
+        flow_seed: 11,
+    }
+}
+
+fn live(endpoints: &[u16]) -> Liveness {
+    let mut live = Liveness::default();
+    endpoints.iter().for_each(|id| live.set(EndpointId(*id), true));
+    live
+}
+
+fn all_live() -> Liveness {
+    live(&[0, 1, 2, 3, 4])
+}
+
+fn returned(path: PacketPath, verdict: Verdict, aux: u32) -> Returned {
+    let (index, kind) = (BufferIndex(0), Kind::Packet);
+    Returned { index, data_offset_bytes: 128, data_len_bytes: 60, kind, verdict, aux, path }
+}
+
+fn at(chain: u16, hop: u8) -> PacketPath {
+    PacketPath { chain: ChainId(chain), hop, visited: 1, ingress_port: CLIENT, flow_hash: 99 }
+}
+
+fn after(endpoint: EndpointId, path: PacketPath, verdict: Verdict, aux: u32) -> Decision {
+    spec().build().unwrap().after(endpoint, &returned(path, verdict, aux), &all_live())
+}
+
+fn rule(action: RuleAction) -> Rule {
+    Rule::for_all_of(CLIENT, action)
+}
+
+#[test]
+fn a_packet_passes_every_hop_of_its_chain_and_leaves() {
+    let forwarding = spec().build().unwrap();
+    let first = forwarding.ingress(CLIENT, &tcp(1000, 80), &all_live());
+    let Step::Endpoint(firewall) = first.step else { panic!("{first:?}") };
+    assert_eq!(forwarding.service_of(firewall), Some(ServiceId(0)));
+    assert_eq!((first.path.chain, first.path.hop, first.path.visited), (ChainId(0), 0, 1));
+    let second = forwarding.after(firewall, &returned(first.path, Verdict::Next, 0), &all_live());
+    assert_eq!(second.step, Step::Endpoint(ROUTER));
+    assert_eq!((second.path.hop, second.path.visited), (1, 2));
+    let third = forwarding.after(ROUTER, &returned(second.path, Verdict::Next, 0), &all_live());
+    assert_eq!((third.step, third.path.hop), (Step::Port(SERVER), 2));
+}
+
+#[test]
+fn both_directions_of_a_flow_meet_one_instance() {
+    let forwarding = spec().build().unwrap();
+    for port in 0..64 {
+        let there = ipv4([10, 0, 0, 1], [10, 0, 0, 2], 6, &ports(port, 80));
+        let back = ipv4([10, 0, 0, 2], [10, 0, 0, 1], 6, &ports(80, port));
+        let decide = |frame: &[u8]| forwarding.ingress(CLIENT, &HeaderCopy::of_frame(frame), &all_live());
+        assert_eq!(decide(&there), decide(&back));
+    }
+}
+
+#[test]
+fn the_first_rule_that_matches_wins() {
+    let mut spec = spec();
+    spec.rules = vec![
+        Rule { destination_ports: Some(22..=22), ..rule(RuleAction::Drop) },
+        Rule { destination_ports: Some(20..=30), ..rule(RuleAction::Chain(ChainId(2))) },
+        Rule { port: SERVER, ..rule(RuleAction::Drop) },
+    ];
+    let forwarding = spec.build().unwrap();
+    let decide = |port| forwarding.ingress(CLIENT, &tcp(1000, port), &all_live());
+    assert_eq!(decide(22).step, Step::Drop(DropReason::RuleDrop));
+    assert_eq!(decide(23).step, Step::Endpoint(SCANNER));
+    assert_eq!(decide(80).path.chain, ChainId(0));
+    assert_eq!(
+        forwarding.ingress(SERVER, &tcp(1000, 80), &all_live()).step,
+        Step::Drop(DropReason::RuleDrop)
+    );
+}
+
+#[test]
+fn a_fragment_does_not_fall_through_to_a_permissive_rule() {
+    let mut spec = spec();
+    spec.rules = vec![
+        Rule { protocol: Some(6), destination_ports: Some(22..=22), ..rule(RuleAction::Drop) },
+        rule(RuleAction::Chain(ChainId(0))),
+    ];
+    let mut frame = ipv4([10, 0, 0, 1], [10, 0, 0, 2], 6, &ports(1000, 22));
+    frame[14 + 6] = 0x20;
+    let decision = spec.build().unwrap().ingress(CLIENT, &HeaderCopy::of_frame(&frame), &all_live());
+    assert_eq!(decision.step, Step::Drop(DropReason::FragmentUnclassified));
+}
+
+#[test]
+fn a_permissive_transport_rule_does_not_take_a_fragment() {
+    let mut spec = spec();
+    spec.rules = vec![Rule { protocol: Some(6), ..rule(RuleAction::Chain(ChainId(2))) }];
+    let mut frame = ipv4([10, 0, 0, 1], [10, 0, 0, 2], 6, &ports(1000, 22));
+    frame[14 + 6] = 0x20;
+    let decision = spec.build().unwrap().ingress(CLIENT, &HeaderCopy::of_frame(&frame), &all_live());
+    assert_eq!(decision.step, Step::Drop(DropReason::FragmentUnclassified));
+}
+
+#[test]
+fn a_dead_service_that_fails_closed_drops() {
+    let forwarding = spec().build().unwrap();
+    let decision = forwarding.ingress(CLIENT, &tcp(1, 2), &live(&[2, 3]));
+    assert_eq!(decision.step, Step::Drop(DropReason::ServiceDead));
+}
+
+#[test]
+fn a_dead_service_that_fails_open_is_skipped() {
+    let mut spec = spec();
+    spec.services[0].when_dead = WhenDead::Open;
+    let forwarding = spec.build().unwrap();
+    let decision = forwarding.ingress(CLIENT, &tcp(1, 2), &live(&[2, 3]));
+    assert_eq!((decision.step, decision.path.hop, decision.path.visited), (Step::Endpoint(ROUTER), 1, 1));
+}
+
+#[test]
+fn a_chain_whose_services_are_all_skipped_leads_to_its_port() {
+    let mut spec = spec();
+    spec.ports[0].chain = Some(ChainId(2));
+    let decision = spec.build().unwrap().ingress(CLIENT, &tcp(1, 2), &live(&[]));
+    assert_eq!((decision.step, decision.path.visited), (Step::Port(SERVER), 0));
+}
+
+#[test]
+fn a_chain_without_services_leads_to_its_port() {
+    let mut spec = spec();
+    spec.chains[0].path.clear();
+    let decision = spec.build().unwrap().ingress(CLIENT, &tcp(1, 2), &live(&[]));
+    assert_eq!(decision.step, Step::Port(SERVER));
+}
+
+#[test]
+fn a_port_without_a_chain_drops_what_no_rule_takes() {
+    let mut spec = spec();
+    spec.ports[0].chain = None;
+    let forwarding = spec.build().unwrap();
+    let decision = forwarding.ingress(CLIENT, &tcp(1, 2), &all_live());
+    assert_eq!(decision.step, Step::Drop(DropReason::NoChain));
+    let decision = forwarding.ingress(PortId(77), &tcp(1, 2), &all_live());
+    assert_eq!(decision.step, Step::Drop(DropReason::NoChain));
+}
+
+#[test]
+fn to_a_service_of_the_chain_goes_on_behind_its_last_place() {
+    // Chain 1 = router, firewall, router: the scanner's detour ends at the second router.
+    let decision = after(SCANNER, at(1, 0), Verdict::ToService, ROUTER_ID);
+    assert_eq!((decision.step, decision.path.hop), (Step::Endpoint(ROUTER), 2));
+    let next = after(ROUTER, decision.path, Verdict::Next, 0);
+    assert_eq!(next.step, Step::Port(CLIENT));
+}
+
+#[test]
+fn to_a_service_outside_the_chain_goes_on_behind_the_hop_it_left() {
+    let decision = after(ROUTER, at(1, 0), Verdict::ToService, SCANNER_ID);
+    assert_eq!((decision.step, decision.path.hop), (Step::Endpoint(SCANNER), 0));
+    let next = after(SCANNER, decision.path, Verdict::Next, 0);
+    assert_eq!(next.path.hop, 1);
+}
+
+#[test]
+fn to_a_dead_service_that_fails_open_goes_on_behind_it() {
+    let forwarding = spec().build().unwrap();
+    let to_scanner = returned(at(1, 0), Verdict::ToService, SCANNER_ID);
+    let decision = forwarding.after(ROUTER, &to_scanner, &live(&[0, 2]));
+    assert_eq!((decision.step, decision.path.hop), (Step::Endpoint(EndpointId(0)), 1));
+    let to_firewall = returned(at(1, 0), Verdict::ToService, FIREWALL_ID);
+    let decision = forwarding.after(ROUTER, &to_firewall, &live(&[2]));
+    assert_eq!(decision.step, Step::Drop(DropReason::ServiceDead));
+}
+
+#[test]
+fn a_target_that_the_service_may_name_is_followed() {
+    let decision = after(ROUTER, at(0, 1), Verdict::ToPort, u32::from(CLIENT.0));
+    assert_eq!(decision.step, Step::Port(CLIENT));
+}
+
+#[test]
+fn refuses_a_target_that_the_service_may_not_name() {
+    let firewall = EndpointId(0);
+    for (endpoint, verdict, aux) in [
+        (firewall, Verdict::ToService, ROUTER_ID),
+        (firewall, Verdict::ToPort, u32::from(SERVER.0)),
+        (ROUTER, Verdict::ToService, ROUTER_ID),
+        (ROUTER, Verdict::ToPort, u32::from(SERVER.0)),
+        (ROUTER, Verdict::ToPort, 2),
+        (ROUTER, Verdict::ToPort, 77),
+        (ROUTER, Verdict::ToPort, 0x1_0000),
+        (ROUTER, Verdict::ToService, u32::MAX),
+        (EndpointId(99), Verdict::ToService, FIREWALL_ID),
+    ] {
+        let decision = after(endpoint, at(0, 0), verdict, aux);
+        assert_eq!(decision.step, Step::Drop(DropReason::VerdictDenied), "{endpoint} {verdict:?} {aux:#x}");
+    }
+}
+
+#[test]
+fn a_packet_that_was_at_31_endpoints_gets_one_more_and_no_other() {
+    let path = |visited| PacketPath { visited, ..at(1, 0) };
+    let decision = after(ROUTER, path(HOP_LIMIT - 1), Verdict::ToService, SCANNER_ID);
+    assert_eq!((decision.step, decision.path.visited), (Step::Endpoint(SCANNER), HOP_LIMIT));
+    let decision = after(SCANNER, decision.path, Verdict::ToService, ROUTER_ID);
+    assert_eq!(decision.step, Step::Drop(DropReason::HopLimit));
+    let decision = after(ROUTER, path(HOP_LIMIT), Verdict::ToPort, 0);
+    assert_eq!(decision.step, Step::Port(CLIENT), "leaving is no hop");
+}
+
+#[test]
+fn a_dropped_packet_is_counted_and_an_empty_buffer_just_goes_home() {
+    let forwarding = spec().build().unwrap();
+    let step = |verdict, kind| {
+        let given = Returned { kind, ..returned(at(0, 0), verdict, 0) };
+        forwarding.after(ROUTER, &given, &all_live()).step
+    };
+    assert_eq!(step(Verdict::Drop, Kind::Packet), Step::Drop(DropReason::NfDrop));
+    assert_eq!(step(Verdict::Drop, Kind::Empty), Step::Home);
+    assert_eq!(step(Verdict::ReturnEmpty, Kind::Empty), Step::Home);
+}
+
+#[test]
+fn a_made_packet_goes_on_behind_its_maker_in_the_first_chain_that_has_it() {
+    let forwarding = spec().build().unwrap();
+    let path = forwarding.path_for_made(ROUTER);
+    assert_eq!((path.chain, path.hop, path.ingress_port), (ChainId(0), 1, PortId::NONE));
+    let decision = forwarding.after(ROUTER, &returned(path, Verdict::Next, 0), &all_live());
+    assert_eq!(decision.step, Step::Port(SERVER));
+}
+
+#[test]
+fn a_packet_made_outside_every_chain_cannot_say_next() {
+    let mut spec = spec();
+    spec.chains[2].path.clear();
+    let forwarding = spec.build().unwrap();
+    let path = forwarding.path_for_made(SCANNER);
+    let decision = forwarding.after(SCANNER, &returned(path, Verdict::Next, 0), &all_live());
+    assert_eq!(decision.step, Step::Drop(DropReason::NoChain));
+    let decision = forwarding.after(SCANNER, &returned(path, Verdict::ToService, ROUTER_ID), &all_live());
+    assert_eq!(decision.step, Step::Endpoint(ROUTER));
+}
+
+#[test]
+fn a_path_from_an_older_snapshot_ends_in_a_name_and_not_past_a_table() {
+    let last_of_two_hops = after(ROUTER, at(0, 1), Verdict::Next, 0);
+    assert_eq!(last_of_two_hops.step, Step::Port(SERVER));
+    for hop in [2, 31, 200, 255] {
+        let beyond_the_path = after(ROUTER, at(0, hop), Verdict::Next, 0);
+        assert_eq!(beyond_the_path.step, Step::Drop(DropReason::NoChain));
+    }
+    let beyond_the_chains = after(ROUTER, at(40, 0), Verdict::Next, 0);
+    assert_eq!(beyond_the_chains.step, Step::Drop(DropReason::NoChain));
+}
+
+#[test]
+fn a_chain_is_live_when_each_hop_has_an_instance() {
+    let forwarding = spec().build().unwrap();
+    assert!(forwarding.is_chain_live(ChainId(0), &live(&[1, 2])));
+    assert!(!forwarding.is_chain_live(ChainId(0), &live(&[0, 1])));
+    assert!(!forwarding.is_chain_live(ChainId(9), &all_live()));
+}
+
+#[test]
+fn all_chains_of_a_port_are_its_own_and_those_of_its_rules() {
+    let mut spec = spec();
+    spec.rules = vec![
+        rule(RuleAction::Chain(ChainId(2))),
+        rule(RuleAction::Drop),
+        Rule { port: SERVER, ..rule(RuleAction::Chain(ChainId(1))) },
+    ];
+    let forwarding = spec.build().unwrap();
+    assert!(forwarding.chains_from(CLIENT).eq([ChainId(0), ChainId(2)]));
+    assert_eq!(forwarding.services_of(ChainId(0)), [ServiceId(0), ServiceId(1)]);
+    assert_eq!(forwarding.instances(ServiceId(0)), [EndpointId(0), EndpointId(1)]);
+}
+
+#[test]
+fn refuses_references_past_a_table_and_names_them() {
+    type Change = fn(&mut ForwardingSpec);
+    let cases: [(Change, &str); 7] = [
+        (|s| s.ports[1].chain = Some(ChainId(4)), "port 1 names chain 4, there are 4"),
+        (
+            |s| s.services[2].may_target.push(Target::Service(ServiceId(4))),
+            "service 2 names service 4, there are 4",
+        ),
+        (|s| s.services[0].may_target.push(Target::Port(PortId(3))), "service 0 names port 3, there are 3"),
+        (|s| s.endpoints[0].service = ServiceId(9), "endpoint 0 names service 9, there are 4"),
+        (|s| s.chains[1].egress = PortId(3), "chain 1 names port 3, there are 3"),
+        (|s| s.chains[0].path.push(ServiceId(4)), "chain 0 names service 4, there are 4"),
+        (|s| s.rules.push(rule(RuleAction::Chain(ChainId(4)))), "rule 0 names chain 4, there are 4"),
+    ];
+    for (change, message) in cases {
+        let mut spec = spec();
+        change(&mut spec);
+        assert_eq!(spec.build().map(|_| ()).unwrap_err().to_string(), message);
+    }
+}
+
+#[test]
+fn refuses_every_way_from_one_domain_to_another() {
+    type Change = fn(&mut ForwardingSpec);
+    let cases: [(Change, &str); 5] = [
+        (|s| s.ports[0].chain = Some(ChainId(3)), "port 0 of domain 0 leads to chain 3 of domain 1"),
+        (|s| s.chains[0].path.push(ServiceId(3)), "chain 0 of domain 0 leads to endpoint 4 of domain 1"),
+        (|s| s.endpoints[1].domain = RED, "chain 0 of domain 0 leads to endpoint 1 of domain 1"),
+        (
+            |s| s.services[1].may_target.push(Target::Port(PortId(2))),
+            "service 1 of domain 0 leads to port 2 of domain 1",
+        ),
+        (
+            |s| s.rules.push(rule(RuleAction::Chain(ChainId(3)))),
+            "rule 0 of domain 0 leads to chain 3 of domain 1",
+        ),
+    ];
+    for (change, message) in cases {
+        let mut spec = spec();
+        change(&mut spec);
+        let error = spec.build().map(|_| ()).unwrap_err().to_string();
+        assert_eq!(error, format!("{message}, and no edge is drawn"));
+    }
+}
+
+#[test]
+fn accepts_a_path_of_32_hops_and_refuses_33() {
+    let mut spec = spec();
+    spec.chains[0].path = vec![ServiceId(1); 32];
+    assert!(spec.build().is_ok());
+    spec.chains[0].path.push(ServiceId(1));
+    let error = spec.build().map(|_| ()).unwrap_err();
+    assert_eq!(error, SnapshotError::PathTooLong { chain: 0, hops: 33 });
+}
+
+#[test]
+fn accepts_1024_endpoints_and_refuses_one_more() {
+    let mut spec = spec();
+    spec.endpoints.resize(1024, EndpointSpec { domain: BLUE, service: ServiceId(0) });
+    assert!(spec.build().is_ok());
+    spec.endpoints.push(EndpointSpec { domain: BLUE, service: ServiceId(0) });
+    let error = spec.build().map(|_| ()).unwrap_err();
+    assert_eq!(error.to_string(), "1025 endpoints, at most 1024 are allowed");
+}
