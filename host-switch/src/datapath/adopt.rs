@@ -47,14 +47,16 @@ impl Lcore {
         }
     }
 
-    /// Takes up a queue pair. Refused while the endpoint has one, or while buffers of its last one are out: a
-    /// later proof that the old writers stopped would take the new ones' buffers too.
+    /// Takes up a queue pair; refused while the endpoint has one. Buffers of an earlier attach stay quarantined
+    /// and charged to its quota.
     fn attach(&mut self, endpoint: EndpointId, pair: QueuePairHandle) -> bool {
         let Some(lane) = self.endpoints.get_mut(endpoint.index()) else { return false };
         let domain = &self.domains[lane.domain.index()];
-        if lane.pair.is_some() || domain.state.is_lost || domain.cell.borrow().held_by(endpoint) > 0 {
+        if lane.pair.is_some() || domain.state.is_lost {
             return false;
         }
+        // An endpoint that was cut off still has loans of its last attach.
+        lane.quarantine(&mut domain.cell.borrow());
         let QueuePairHandle { host_to_guest, guest_to_host, .. } = pair;
         lane.take_up(Pair { to_guest: host_to_guest, from_guest: guest_to_host });
         self.live.set(endpoint, true);
@@ -83,17 +85,18 @@ impl Lcore {
         self.served.retain(|&served| served != position);
         let lane = &mut self.endpoints[position];
         lane.let_go();
-        let quarantined = self.domains[lane.domain.index()].cell.borrow().quarantine(endpoint);
+        let quarantined = lane.quarantine(&mut self.domains[lane.domain.index()].cell.borrow());
         Released { drained, quarantined }
     }
 
-    /// Takes an endpoint's buffers home; how many.
+    /// Takes home what was quarantined; how many. What the endpoint holds under a later attach stays with it.
     fn reclaim(&mut self, endpoint: EndpointId) -> u32 {
-        self.release(endpoint);
         let Some(lane) = self.endpoints.get_mut(endpoint.index()) else { return 0 };
-        lane.empties = 0;
         let DomainLane { cell, state, .. } = &mut self.domains[lane.domain.index()];
         let mut shard = cell.borrow();
+        if lane.pair.is_none() {
+            lane.quarantine(&mut shard);
+        }
         let home = shard.reclaim(endpoint);
         let lost = home.iter().filter(|buffer| buffer.had_packet).count() as u64;
         state.counters.drops.add(DropReason::LostWithEndpoint, lost);
@@ -101,6 +104,7 @@ impl Lcore {
         for buffer in &home {
             shard.give(&[buffer.index.0]);
         }
+        lane.quarantined = 0;
         u32::try_from(home.len()).unwrap_or(u32::MAX)
     }
 
@@ -129,15 +133,15 @@ impl Lcore {
             ports[ingress.port.index()].merge(&ingress.counters);
         }
         let endpoints = self.endpoints.iter().map(|lane| {
-            let audit = self.domains[lane.domain.index()].cell.borrow();
-            let (held, has_pair) = (audit.held_by(lane.id), lane.pair.is_some());
+            let charged = self.domains[lane.domain.index()].cell.borrow().held_by(lane.id);
             EndpointSnapshot {
                 packets: lane.counters.clone(),
-                held: if has_pair { held } else { 0 },
-                quarantined: if has_pair { 0 } else { held },
+                held: charged.saturating_sub(lane.quarantined),
+                empties: lane.empties,
+                quarantined: lane.quarantined,
                 counter_errors: lane.counter_errors,
-                attached: has_pair,
-                fed: has_pair && self.live.is_live(lane.id),
+                attached: lane.pair.is_some(),
+                fed: lane.pair.is_some() && self.live.is_live(lane.id),
             }
         });
         LcoreReport {
@@ -165,7 +169,9 @@ impl Lcore {
     /// After the thread has ended and the ports are stopped, nobody writes the regions any more.
     pub(super) fn bring_home(&mut self) -> Vec<ShardReport> {
         for position in 0..self.endpoints.len() {
-            self.reclaim(self.endpoints[position].id);
+            let endpoint = self.endpoints[position].id;
+            self.release(endpoint);
+            self.reclaim(endpoint);
         }
         for domain in &self.domains {
             domain.pool.collect_foreign();

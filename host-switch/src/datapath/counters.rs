@@ -68,9 +68,11 @@ pub struct DomainSnapshot {
 pub struct EndpointSnapshot {
     /// Buffers and packets.
     pub packets: EndpointCounters,
-    /// Buffers it holds now, quarantined ones not among them.
+    /// Buffers it holds under the attach in force, quarantined ones not among them.
     pub held: u32,
-    /// Buffers it held when it was released, not yet reclaimed.
+    /// Empty ones among them.
+    pub empties: u32,
+    /// Buffers it held when it was released, not yet reclaimed; charged to its quota.
     pub quarantined: u32,
     /// Peer counters that broke their invariant.
     pub counter_errors: u64,
@@ -155,6 +157,7 @@ impl CountersSnapshot {
         for (sum, one) in self.endpoints.iter_mut().zip(&report.endpoints) {
             sum.packets.merge(&one.packets);
             sum.held += one.held;
+            sum.empties += one.empties;
             sum.quarantined += one.quarantined;
             sum.counter_errors += one.counter_errors;
             sum.attached = one.attached && (first || sum.attached);

@@ -34,6 +34,8 @@ pub(super) struct EndpointLane {
     pub is_staged: bool,
     /// Empty buffers it holds.
     pub empties: u32,
+    /// Buffers of earlier attaches that wait for proof; charged to its quota.
+    pub quarantined: u32,
     /// Control has been told of a refused descriptor of this attach.
     pub fault_told: bool,
     pub counters: EndpointCounters,
@@ -51,6 +53,7 @@ impl EndpointLane {
             pair: None,
             is_staged: false,
             empties: 0,
+            quarantined: 0,
             fault_told: false,
             counters: EndpointCounters::default(),
             counter_errors: 0,
@@ -73,9 +76,23 @@ impl EndpointLane {
         self.is_staged = false;
     }
 
+    /// Marks what it holds as waiting for proof that its writers have stopped; how many that are.
+    pub(super) fn quarantine(&mut self, shard: &mut Shard<'static>) -> u32 {
+        let count = shard.quarantine(self.id);
+        self.quarantined += count;
+        self.empties = 0;
+        count
+    }
+
+    /// Packets that it holds under this attach.
+    pub(super) fn packets_held(&self, shard: &Shard<'static>) -> u32 {
+        shard.held_by(self.id).saturating_sub(self.quarantined + self.empties)
+    }
+
     /// Most packets that it can hold without a drop, besides the empty buffers of its credit.
     pub(super) fn packets_max(&self) -> u32 {
-        self.quota_buffers.min(self.ring_slots).saturating_sub(self.credit_buffers)
+        let quota = self.quota_buffers.saturating_sub(self.quarantined);
+        quota.min(self.ring_slots).saturating_sub(self.credit_buffers)
     }
 
     /// Lends it a frame, unless ring or quota have no room. Nothing has changed hands when this fails; a

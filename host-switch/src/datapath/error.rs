@@ -52,8 +52,7 @@ pub enum DatapathError {
     },
     /// The endpoint cannot be attached now.
     #[error(
-        "endpoint {endpoint} cannot be attached on lcore {lcore}: it is attached, holds buffers of an earlier \
-         attach, or its domain lost memory"
+        "endpoint {endpoint} cannot be attached on lcore {lcore}: it is attached, or its domain lost memory"
     )]
     AttachRefused {
         /// Which endpoint.

@@ -213,8 +213,7 @@ impl Lcore {
         let shard = domain.cell.borrow();
         let lanes = || chain.iter().filter_map(|endpoint| endpoints.get(endpoint.index()));
         let is_fed = lanes().all(|lane| lane.pair.is_some() && live.is_live(lane.id));
-        let packets = |lane: &EndpointLane| shard.held_by(lane.id).saturating_sub(lane.empties);
-        let on_the_way: u32 = lanes().map(packets).sum();
+        let on_the_way: u32 = lanes().map(|lane| lane.packets_held(&shard)).sum();
         // All of them could pile up at one endpoint; a burst more must still fit there.
         #[allow(clippy::cast_possible_truncation, reason = "32")]
         let fits = |lane: &EndpointLane| on_the_way + RX_BURST as u32 <= lane.packets_max();

@@ -93,8 +93,8 @@ impl Datapath {
     /// at zero, and the endpoint has confirmed its epoch.
     ///
     /// # Errors
-    /// [`DatapathError::AttachRefused`] while the endpoint is attached or buffers of an earlier attach are out;
-    /// lcores that had taken it up let it go again.
+    /// [`DatapathError::AttachRefused`] while the endpoint is attached, or its domain lost memory; lcores that
+    /// had taken it up let it go again.
     pub fn attach(&self, endpoint: EndpointId, pairs: Vec<QueuePairHandle>) -> Result<(), DatapathError> {
         if pairs.len() != self.lcores.len() {
             let (count, expected) = (pairs.len(), self.lcores.len());
@@ -156,9 +156,10 @@ impl Datapath {
         }))
     }
 
-    /// Takes home what an endpoint held, on proof that its writers have stopped: end of file on a socket that
-    /// only it or its QEMU holds, QMP `RESET` or `SHUTDOWN`, or its supervisor's word. Releases it first if
-    /// need be. Returns how many buffers came home; their packets count as `lost_with_endpoint`.
+    /// Takes home what an endpoint held when it was released, on proof that those writers have stopped: end of
+    /// file on a socket that only it or its QEMU holds, QMP `RESET` or `SHUTDOWN`, or its supervisor's word.
+    /// What it holds under a later attach stays with it. Returns how many buffers came home; their packets
+    /// count as `lost_with_endpoint`.
     ///
     /// # Errors
     /// [`DatapathError::LcoreGone`].
