@@ -1,1 +1,14 @@
 //! Network functions that run unchanged in a VM or as a host process.
+//!
+//! Each program of this package is one network function. What they share is the command line ([`Common`]),
+//! how they start ([`main_with`]), and what they say at exit ([`Summary`]).
+#![forbid(unsafe_code)]
+#![deny(missing_docs)]
+
+mod common;
+mod start;
+mod summary;
+
+pub use common::Common;
+pub use start::{NfError, main_with};
+pub use summary::Summary;
