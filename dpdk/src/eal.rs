@@ -62,8 +62,8 @@ impl Default for EalOptions {
 
 /// Proof that DPDK is up. Copies are free; there is no way back.
 ///
-/// Never cleaned up: `rte_eal_cleanup` unmaps memory that a thread may still poll, and with
-/// `--in-memory` nothing of DPDK outlives the process anyway. Sockets of virtual devices go when
+/// Never cleaned up: `rte_eal_cleanup` unmaps memory that a thread may still poll, and nothing of
+/// DPDK outlives the process anyway. Sockets of virtual devices go when
 /// their [`crate::Port`] is dropped.
 #[derive(Clone, Copy, Debug)]
 pub struct Eal {
@@ -75,9 +75,10 @@ static TRIED: AtomicBool = AtomicBool::new(false);
 impl Eal {
     /// Starts DPDK in this process.
     ///
-    /// Always `--in-memory` (no files, so a killed switch leaves none), `--no-telemetry` (no
-    /// second control socket) and `--iova-mode=va` (regions are given to devices by virtual
-    /// address). The calling thread becomes DPDK's main lcore but keeps its CPU affinity.
+    /// Always `--in-memory`, or without hugepages `--no-shconf` (no files, so a killed switch leaves
+    /// none), `--no-telemetry` (no second control socket) and `--iova-mode=va` (regions are given to
+    /// devices by virtual address). The calling thread becomes DPDK's main lcore but keeps its CPU
+    /// affinity.
     ///
     /// # Errors
     /// [`DpdkError::EalTwice`] at every call but the first, even if that failed: DPDK cannot start
@@ -102,7 +103,6 @@ impl Eal {
 fn arguments(options: &EalOptions, cpus: &[usize]) -> Result<Vec<CString>, DpdkError> {
     let mut words = vec![
         "netvm".to_owned(),
-        "--in-memory".to_owned(),
         "--no-telemetry".to_owned(),
         "--iova-mode=va".to_owned(),
         options.log_level.argument().to_owned(),
@@ -113,8 +113,12 @@ fn arguments(options: &EalOptions, cpus: &[usize]) -> Result<Vec<CString>, DpdkE
     // it, and threads started later would inherit that.
     let cpus: Vec<String> = cpus.iter().map(usize::to_string).collect();
     words.push(format!("--lcores=0@({})", cpus.join(",")));
-    if !options.hugepages {
-        words.push("--no-huge".to_owned());
+    if options.hugepages {
+        words.push("--in-memory".to_owned());
+    } else {
+        // 22.11 calls `--no-huge` "legacy memory" and refuses it together with `--in-memory`; without
+        // hugepages the shared configuration is the only thing that would be a file.
+        words.extend(["--no-huge".to_owned(), "--no-shconf".to_owned()]);
     }
     if options.pci_devices.is_empty() {
         words.push("--no-pci".to_owned());

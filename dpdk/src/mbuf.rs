@@ -51,8 +51,9 @@ impl Mbuf {
         header
     }
 
+    /// Address of the header: an identity of the frame, and never inside a region.
     #[inline]
-    pub(crate) fn header_address(&self) -> usize {
+    pub fn header_address(&self) -> usize {
         self.0.addr().get()
     }
 
