@@ -1,7 +1,8 @@
 //! The environment abstraction layer: DPDK's state of this process.
 
-use std::ffi::{CString, c_char, c_int};
+use std::ffi::{CStr, CString, c_char, c_int};
 use std::marker::PhantomData;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::error::{DpdkError, Errno};
@@ -75,8 +76,8 @@ static TRIED: AtomicBool = AtomicBool::new(false);
 impl Eal {
     /// Starts DPDK in this process.
     ///
-    /// Always `--in-memory`, or without hugepages `--no-shconf` (no files, so a killed switch leaves
-    /// none), `--no-telemetry` (no second control socket) and `--iova-mode=va` (regions are given to
+    /// Always `--in-memory`, or without hugepages `--no-shconf` (a killed switch leaves nothing but
+    /// an empty folder `/run/dpdk/rte`, or in `/tmp/dpdk` without root), `--no-telemetry` (no second control socket) and `--iova-mode=va` (regions are given to
     /// devices by virtual address). The calling thread becomes DPDK's main lcore but keeps its CPU
     /// affinity.
     ///
@@ -114,7 +115,8 @@ fn arguments(options: &EalOptions, cpus: &[usize]) -> Result<Vec<CString>, DpdkE
     let cpus: Vec<String> = cpus.iter().map(usize::to_string).collect();
     words.push(format!("--lcores=0@({})", cpus.join(",")));
     if options.hugepages {
-        words.push("--in-memory".to_owned());
+        // One file for many pages: `net_virtio_user` passes its memory on by file, eight at most.
+        words.extend(["--in-memory".to_owned(), "--single-file-segments".to_owned()]);
     } else {
         // 22.11 calls `--no-huge` "legacy memory" and refuses it together with `--in-memory`; without
         // hugepages the shared configuration is the only thing that would be a file.
@@ -148,6 +150,18 @@ fn start(arguments: &[CString]) -> Result<(), DpdkError> {
         asked: format!("`{}`", words.join(" ")),
         errno: Errno::last(),
         hint: "reserve hugepages (nr_hugepages) or start without them; raise the log level for the reason",
+    })
+}
+
+/// Name and release of the DPDK that is linked, e.g. `DPDK 22.11.11`. Works before [`Eal::init`].
+pub fn version() -> &'static str {
+    static VERSION: OnceLock<String> = OnceLock::new();
+    VERSION.get_or_init(|| {
+        // SAFETY: the first call writes a static string, later ones only read it; `OnceLock` makes
+        // this the only call.
+        let text = unsafe { dpdk_sys::rte_version() };
+        // SAFETY: not null, and terminated.
+        unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned()
     })
 }
 

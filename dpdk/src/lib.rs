@@ -50,7 +50,7 @@ mod stats;
 mod stock;
 
 pub use burst::MbufBurst;
-pub use eal::{Eal, EalOptions, LogLevel};
+pub use eal::{Eal, EalOptions, LogLevel, version};
 pub use error::{DpdkError, Errno, GeometryFault};
 pub use freelist::FreeList;
 pub use lcore::{RegisteredThread, pin_current_thread};

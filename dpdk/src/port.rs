@@ -73,11 +73,16 @@ pub struct PortInfo {
 
 /// Drivers known to leave pinned buffers where they are: they fill the buffer that the header names and
 /// keep no header after giving it away. Any other driver gets a private pool.
+///
+/// `net_virtio_user` is not among them: it tells its peer of DPDK's own memory only and skips memory from
+/// outside, so frames in a region never arrive (tried with `net_vhost` as the peer).
 const REGION_DRIVERS: &[&str] =
-    &["net_null", "net_ring", "net_af_packet", "net_tap", "net_pcap", "net_memif", "net_virtio_user"];
+    &["net_null", "net_ring", "net_af_packet", "net_tap", "net_pcap", "net_memif", "net_vhost"];
 
 impl PortInfo {
-    /// Whether the driver is on the list of those that may receive straight into a region.
+    /// Whether the driver is on the list of those that work with buffers in a region. From a port of any
+    /// other driver frames are received into a private pool and copied; and what is sent to it is a copy
+    /// in a private pool as well.
     pub fn may_use_region(&self) -> bool {
         REGION_DRIVERS.contains(&self.driver.as_str())
     }

@@ -37,6 +37,14 @@ fn the_eal_starts_once() {
 }
 
 #[test]
+fn the_linked_release_is_22_11_or_newer() {
+    let version = dpdk::version();
+    let release = version.strip_prefix("DPDK ").unwrap().split('-').next().unwrap().to_owned();
+    let numbers: Vec<u32> = release.split('.').map(|part| part.parse().unwrap()).collect();
+    assert!(numbers[..2] >= [22, 11][..], "{version}");
+}
+
+#[test]
 fn text_with_a_zero_byte_is_refused() {
     let refused = Port::probe(&eal(), "net_null\0x").unwrap_err();
     assert!(matches!(refused, DpdkError::ZeroByte { what: "device", .. }));

@@ -9,11 +9,12 @@ pub const STRIDE: u32 = 2368;
 pub const FIRST_INDEX: u32 = 1000;
 const OFFSET_FIRST: usize = 4096;
 
-/// DPDK, started by whichever test comes first.
+/// DPDK, started by whichever test comes first; with `NETVM_TEST_HUGEPAGES` set, in hugepages.
 pub fn eal() -> Eal {
     static EAL: OnceLock<Eal> = OnceLock::new();
     *EAL.get_or_init(|| {
-        let options = EalOptions { log_level: LogLevel::Critical, ..EalOptions::default() };
+        let hugepages = std::env::var_os("NETVM_TEST_HUGEPAGES").is_some();
+        let options = EalOptions { log_level: LogLevel::Critical, hugepages, ..EalOptions::default() };
         Eal::init(&options).unwrap()
     })
 }
