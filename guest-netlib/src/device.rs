@@ -32,13 +32,14 @@ pub struct Options {
 }
 
 impl Options {
-    /// From `NETVM_SOCKET` and `NETVM_NAME`; without them, the guest's PCI devices.
+    /// From `NETVM_SOCKET` and `NETVM_NAME`; without them, the guest's PCI devices, listed in
+    /// `NETVM_PCI_DEVICES` or where Linux lists them.
     #[must_use]
     pub fn from_env() -> Self {
         Self {
             socket: std::env::var_os("NETVM_SOCKET").map(PathBuf::from),
             name: std::env::var("NETVM_NAME").ok(),
-            ..Self::default()
+            pci_devices: std::env::var_os("NETVM_PCI_DEVICES").map_or(pci::PCI_DEVICES.into(), PathBuf::from),
         }
     }
 

@@ -83,6 +83,12 @@
 //! # }
 //! ```
 //!
+//! # When an NF dies
+//!
+//! A process of the host shows its death by the end of its connection. In a guest, start the NF under
+//! `netlib-supervise --endpoint 0 -- /bin/my-nf`, which tells the switch and starts it again; without it, the
+//! buffers of a dead NF stay in quarantine until the VM is reset.
+//!
 //! # What a neighbour can do
 //!
 //! The VMs of one domain map the same packet memory: see [`packet`] for what that means for the bytes of a
@@ -91,6 +97,7 @@
 
 mod attach;
 mod burst;
+mod death;
 mod device;
 mod empty;
 mod endpoint;
@@ -103,10 +110,12 @@ mod run;
 mod seat;
 mod shown;
 mod stop;
+mod supervise;
 mod targets;
 
 pub use attach::AttachError;
 pub use burst::{BURST_PACKETS_MAX, Burst};
+pub use death::DeathNotice;
 pub use device::{Device, DeviceError, Options, PciError, ProcessError};
 pub use empty::{EmptyBuffer, FillError};
 pub use endpoint::{ATTACH_TIMEOUT_DEFAULT, Endpoint, SplitPair};
@@ -116,4 +125,5 @@ pub use queue::{PollError, QueuePair};
 pub use run::{End, Run, RunError, RunReport};
 pub use shown::QueueCounters;
 pub use stop::Stop;
+pub use supervise::{SuperviseError, Supervised};
 pub use targets::{PortTarget, ServiceTarget, TargetError};

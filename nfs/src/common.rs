@@ -50,7 +50,7 @@ impl Common {
     /// # Errors
     /// If there is no switch, or it does not let us in.
     pub fn attach(&self) -> Result<Endpoint, NfError> {
-        let options = Options { socket: self.socket.clone(), name: self.name.clone(), ..Options::default() };
+        let options = Options { socket: self.socket.clone(), name: self.name.clone(), ..Options::from_env() };
         let device = Device::find(&options)?;
         Ok(Endpoint::attach_within(&device, self.endpoint, self.attach_seconds)?)
     }

@@ -56,7 +56,7 @@ pub enum PciError {
         mode: String,
     },
     /// A file of the device could not be used.
-    #[error("{doing} {}: {source}; netlib needs root in the guest", file.display())]
+    #[error("{doing} {}: {source}{}", file.display(), hint(source))]
     Access {
         /// What was tried.
         doing: &'static str,
@@ -140,6 +140,13 @@ fn open_bar(device: PathBuf) -> Result<Bar, PciError> {
     let mapping =
         Mapping::shared(file.as_fd(), mapped_bytes).map_err(|err| refused(&device, "mapping", path, err))?;
     Ok(Bar { device, mapping, file })
+}
+
+fn hint(source: &io::Error) -> &'static str {
+    match source.kind() {
+        io::ErrorKind::PermissionDenied => "; only root may map PCI memory",
+        _ => "",
+    }
 }
 
 /// Tells lockdown from other refusals: both are EPERM, and only one is cured by becoming root.

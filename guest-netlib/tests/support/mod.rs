@@ -214,6 +214,13 @@ impl TestHost {
         self.shared.events.lock().unwrap().iter().any(|(_, seen)| *seen == event)
     }
 
+    /// What happened to the attach, without nonces and heartbeats.
+    pub fn handshakes(&self) -> Vec<GuestEvent> {
+        let events = self.shared.events.lock().unwrap();
+        let kept = events.iter().map(|(_, event)| *event);
+        kept.filter(|event| !matches!(event, GuestEvent::NonceSeen(_) | GuestEvent::Beat(_))).collect()
+    }
+
     pub fn counters(&self) -> [u64; 16] {
         self.shared.areas.host.endpoint(0).counters()
     }
@@ -408,7 +415,9 @@ pub fn pci_folder(folder: &Path, memories: &[&Memory]) -> Vec<PathBuf> {
             std::fs::write(device.join("vendor"), "0x1af4\n").unwrap();
             std::fs::write(device.join("device"), "0x1110\n").unwrap();
             std::fs::write(device.join("enable"), "0\n").unwrap();
-            let file = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&memory.fd));
+            // By process id, so that other processes find it too.
+            let (pid, fd) = (std::process::id(), std::os::fd::AsRawFd::as_raw_fd(&memory.fd));
+            let file = format!("/proc/{pid}/fd/{fd}");
             std::os::unix::fs::symlink(file, device.join("resource2")).unwrap();
             device
         })
