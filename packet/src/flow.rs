@@ -1,6 +1,6 @@
 //! The flow that a packet belongs to: its 5-tuple, and a form of it that both directions share.
 
-use core::net::IpAddr;
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// The 5-tuple of a packet, in the direction in which the packet goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -94,23 +94,26 @@ const fn fold(hash: u64) -> u32 {
     hash as u32 ^ (hash >> 32) as u32
 }
 
-/// Hashes one address by itself.
 #[inline]
 #[allow(clippy::cast_possible_truncation, reason = "the two halves of a 128-bit address are wanted")]
-fn hash_address(address: IpAddr, seed: u64) -> u64 {
-    match address {
-        IpAddr::V4(v4) => mix(u64::from(v4.to_bits()) ^ seed ^ K0, K1),
-        IpAddr::V6(v6) => {
-            let bits = v6.to_bits();
-            mix(mix(bits as u64 ^ seed ^ K0, K1) ^ (bits >> 64) as u64, K2)
-        }
-    }
+const fn hash_v6(address: Ipv6Addr, seed: u64) -> u64 {
+    let bits = address.to_bits();
+    mix(mix(bits as u64 ^ seed ^ K0, K1) ^ (bits >> 64) as u64, K2)
 }
 
-/// Hashes a pair of addresses so that their order does not matter: each is hashed before they are added.
+/// Hashes a pair of addresses so that their order does not matter: two of IPv4 are one sorted word, two of
+/// IPv6 are hashed each before they are added. No packet has one of each.
 #[inline]
 pub(crate) fn hash_addresses(one: IpAddr, other: IpAddr, seed: u64) -> u64 {
-    hash_address(one, seed).wrapping_add(hash_address(other, seed)) ^ seed
+    let wide = |address| match address {
+        IpAddr::V4(v4) => Ipv4Addr::to_ipv6_mapped(&v4),
+        IpAddr::V6(v6) => v6,
+    };
+    if let (IpAddr::V4(one), IpAddr::V4(other)) = (one, other) {
+        let (one, other) = (one.to_bits(), other.to_bits());
+        return mix((u64::from(one.min(other)) << 32 | u64::from(one.max(other))) ^ seed ^ K0, K1) ^ seed;
+    }
+    hash_v6(wide(one), seed).wrapping_add(hash_v6(wide(other), seed)) ^ seed
 }
 
 /// Hashes a pair of numbers so that their order does not matter.

@@ -65,6 +65,8 @@ pub struct Forwarding {
 pub(crate) struct Port {
     pub(crate) domain: DomainId,
     pub(crate) chain: Option<ChainId>,
+    /// Whether any decision about its packets can hang on their headers.
+    pub(crate) needs_header: bool,
     pub(crate) rules: Box<[Rule]>,
 }
 
@@ -85,13 +87,29 @@ pub(crate) struct Chain {
 
 impl Forwarding {
     /// Where a packet goes that `port` has just received.
+    ///
+    /// `header` is not looked at when [`Forwarding::needs_header`] says no; an empty one will do.
     #[inline]
     #[must_use]
     pub fn ingress(&self, port: PortId, header: &HeaderCopy, live: &Liveness) -> Decision {
-        let parsed = header.parse();
-        let flow_hash = parsed.symmetric_hash(self.flow_seed);
-        let mut path = PacketPath { chain: ChainId::NONE, hop: 0, visited: 0, ingress_port: port, flow_hash };
+        let mut path =
+            PacketPath { chain: ChainId::NONE, hop: 0, visited: 0, ingress_port: port, flow_hash: 0 };
         let Some(tables) = self.ports.get(port.index()) else { return drop(path, DropReason::NoChain) };
+        path.chain = tables.chain.unwrap_or(ChainId::NONE);
+        if tables.needs_header { self.classify(path, tables, header, live) } else { self.at_hop(path, live) }
+    }
+
+    /// Rules and flow hash; `path` starts on the port's own chain.
+    #[inline]
+    fn classify(
+        &self,
+        mut path: PacketPath,
+        tables: &Port,
+        header: &HeaderCopy,
+        live: &Liveness,
+    ) -> Decision {
+        let parsed = header.parse();
+        path.flow_hash = parsed.symmetric_hash(self.flow_seed);
         for rule in &tables.rules {
             match rule.evaluate(&parsed) {
                 Match::No => {}
@@ -105,7 +123,6 @@ impl Forwarding {
                 },
             }
         }
-        path.chain = tables.chain.unwrap_or(ChainId::NONE);
         self.at_hop(path, live)
     }
 
@@ -222,6 +239,14 @@ impl Forwarding {
     #[must_use]
     pub fn domain_of(&self, port: PortId) -> Option<DomainId> {
         self.ports.get(port.index()).map(|port| port.domain)
+    }
+
+    /// Whether any decision about a port's packets can hang on their headers: the port has rules, or a service
+    /// that they can get to has several instances to choose from.
+    #[inline]
+    #[must_use]
+    pub fn needs_header(&self, port: PortId) -> bool {
+        self.ports.get(port.index()).is_some_and(|port| port.needs_header)
     }
 
     /// Every chain that packets of a port may take: by default, or by a rule.

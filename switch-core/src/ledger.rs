@@ -1,6 +1,6 @@
 //! One entry of the ledger: who holds a buffer, and what the host itself knows about the packet in it.
 
-use crate::ids::{ChainId, EndpointId, PortId};
+use crate::ids::{ChainId, PortId};
 use crate::transition::HolderState;
 
 /// What the host keeps about one buffer, 32 bytes, in a host-private file that outlives the process.
@@ -52,14 +52,6 @@ impl LedgerEntry {
     #[must_use]
     pub const fn holder_state(&self) -> Option<HolderState> {
         HolderState::from_code(self.state)
-    }
-
-    /// Whether `endpoint` is on record as the holder, lent or quarantined.
-    #[inline]
-    #[must_use]
-    pub const fn is_with(&self, endpoint: EndpointId) -> bool {
-        matches!(self.holder_state(), Some(HolderState::Endpoint | HolderState::Quarantined))
-            && self.endpoint == endpoint.0
     }
 
     /// How far the packet has come.

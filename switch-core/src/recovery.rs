@@ -4,7 +4,16 @@ use crate::ids::EndpointId;
 use crate::ledger::LedgerEntry;
 use crate::shard::{Shard, ShardError};
 use crate::transition::HolderState;
-use shm_ring::layout::RING_SLOTS_MAX;
+use shm_ring::ring::was_published;
+
+/// What the dead process has published in the ring from this lcore to one endpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RingJournal {
+    /// The journal of [`shm_ring::ring::Producer::publish`]: every descriptor before it counts as given away.
+    pub published: u32,
+    /// Slots of the ring: as many descriptors at most can be staged beyond the journal.
+    pub slot_count: u32,
+}
 
 /// What a recovery found.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -26,12 +35,11 @@ pub struct Recovery {
 impl<'f> Shard<'f> {
     /// Lays a shard over the ledger of a process that has died.
     ///
-    /// `published` is the journal of the ring from this lcore to an endpoint: the sequence before which every
-    /// descriptor counts as given away ([`shm_ring::ring::Producer::publish`]). The order of stores was ledger,
+    /// `journal` gives the journal of the ring from this lcore to an endpoint. The order of stores was ledger,
     /// descriptors, journal, `produced`; so a loan whose sequence the journal has not reached was never seen
     /// by the endpoint, and is the host's. At most a ring's worth can be staged and unpublished, and only such
     /// sequences are taken for unpublished: when in doubt a loan stands and waits for a proof. (A loan that is
-    /// exactly 2³² hand-overs old, give or take a ring, could be mistaken.)
+    /// exactly 2³² hand-overs old, give or take a ring, would be mistaken for one.)
     ///
     /// The PMDs of the dead process must have stopped: their buffers go to the pool. Whatever comes home gets
     /// a new generation, so no descriptor from before the crash is good for a later loan. The free list is
@@ -43,7 +51,7 @@ impl<'f> Shard<'f> {
         first: u32,
         entries: &'f mut [LedgerEntry],
         stack: &'f mut [u32],
-        published: impl Fn(EndpointId) -> u32,
+        journal: impl Fn(EndpointId) -> RingJournal,
     ) -> Result<(Self, Recovery), ShardError> {
         let mut shard = Self::over(first, entries, stack)?;
         let mut found = Recovery::default();
@@ -59,7 +67,7 @@ impl<'f> Shard<'f> {
                     entry.go_to_pool();
                     false
                 }
-                Some(HolderState::Endpoint) if is_unpublished(entry.ring_sequence, published(holder)) => {
+                Some(HolderState::Endpoint) if !journal(holder).covers(entry.ring_sequence) => {
                     found.unpublished += 1;
                     entry.go_to_pool();
                     false
@@ -94,9 +102,10 @@ impl LedgerEntry {
     }
 }
 
-/// Whether a sequence is one of those that may have been staged when the journal stood at `published`.
-const fn is_unpublished(sequence: u32, published: u32) -> bool {
-    sequence.wrapping_sub(published) < RING_SLOTS_MAX
+impl RingJournal {
+    const fn covers(self, sequence: u32) -> bool {
+        was_published(sequence, self.published, self.slot_count)
+    }
 }
 
 #[cfg(test)]
@@ -115,9 +124,13 @@ mod tests {
         }
     }
 
+    fn journal(published: u32) -> RingJournal {
+        RingJournal { published, slot_count: 64 }
+    }
+
     fn recover(entries: &mut [LedgerEntry], published: u32) -> (crate::audit::ShardAudit, Recovery) {
         let mut stack = vec![u32::MAX; entries.len()];
-        let (shard, found) = Shard::recover(100, entries, &mut stack, |_| published).unwrap();
+        let (shard, found) = Shard::recover(100, entries, &mut stack, |_| journal(published)).unwrap();
         (shard.audit(), found)
     }
 
@@ -135,6 +148,13 @@ mod tests {
         let (audit, found) = recover(&mut entries, 10);
         assert_eq!((found.unpublished, audit.pool), (1, 1));
         assert_eq!(entries[0].generation, 41);
+    }
+
+    #[test]
+    fn a_loan_one_ring_beyond_the_journal_cannot_have_been_staged_and_stands() {
+        let mut entries = [entry(HolderState::Endpoint, 10 + 63), entry(HolderState::Endpoint, 10 + 64)];
+        let (_, found) = recover(&mut entries, 10);
+        assert_eq!((found.unpublished, found.lent), (1, 1));
     }
 
     #[test]
@@ -181,7 +201,7 @@ mod tests {
     fn what_the_file_says_of_the_free_list_is_not_believed() {
         let mut entries = [LedgerEntry::default(); 4];
         let mut stack = [0, 0, 0xffff_ffff, 7];
-        let (shard, _) = Shard::recover(0, &mut entries, &mut stack, |_| 0).unwrap();
+        let (shard, _) = Shard::recover(0, &mut entries, &mut stack, |_| journal(0)).unwrap();
         assert!(shard.audit().findings(crate::audit::InHand::default()).is_empty());
         assert_eq!(shard.available(), 4);
     }

@@ -159,10 +159,7 @@ impl<'f> Shard<'f> {
         if local >= self.size {
             return None;
         }
-        // Both are below 2³¹ here, so the difference is negative: all ones. It is 0 for an index outside.
-        // The compiler cannot fold this, because it does not know the bound of `size`.
-        let mask = (local.wrapping_sub(self.size).cast_signed() >> 31).cast_unsigned();
-        Some((local & mask) as usize)
+        Some((local & index_mask(local, self.size)) as usize)
     }
 
     #[inline(always)]
@@ -322,7 +319,7 @@ impl<'f> Shard<'f> {
     }
 
     #[inline(always)]
-    pub(crate) fn count_home(&mut self, endpoint: EndpointId) {
+    fn count_home(&mut self, endpoint: EndpointId) {
         if let Some(held) = self.held.get_mut(endpoint.index()) {
             *held = held.saturating_sub(1);
         }
@@ -370,22 +367,22 @@ impl<'f> Shard<'f> {
         count
     }
 
-    /// Takes back what `endpoint` holds, lent or quarantined, on proof that its writers stopped.
-    /// Endpoint or Quarantined → Lcore, by a walk over the shard. The caller counts the packets as lost
-    /// (those lent as [`Kind::Packet`]) and gives each buffer to the pool.
+    /// Takes back what is quarantined of `endpoint`, on proof that its old writers stopped.
+    /// Quarantined → Lcore, by a walk over the shard. The caller counts the packets as lost (those lent as
+    /// [`Kind::Packet`]) and gives each buffer to the pool.
+    ///
+    /// What is lent under the attach in force stays lent: the proof may speak of an earlier one.
     #[must_use]
     pub fn reclaim(&mut self, endpoint: EndpointId) -> Vec<Reclaimed> {
         let mut home = Vec::new();
         for (index, entry) in (self.first..).zip(self.entries.iter_mut()) {
-            if entry.is_with(endpoint) {
+            if entry.state == HolderState::Quarantined as u8 && entry.endpoint == endpoint.0 {
                 let had_packet = entry.kind != Kind::Empty as u8;
                 entry.come_home();
                 home.push(Reclaimed { index: BufferIndex(index), had_packet });
             }
         }
-        if let Some(held) = self.held.get_mut(endpoint.index()) {
-            *held = 0;
-        }
+        home.iter().for_each(|_| self.count_home(endpoint));
         home
     }
 
@@ -422,6 +419,15 @@ impl<'f> Shard<'f> {
     }
 }
 
+/// All ones for `local < size`, else 0, without a branch; for a `size` of at most 2³¹.
+///
+/// Below 2³¹ the sign of the difference says it, above the sign of `local` does. The compiler cannot fold this
+/// behind a comparison of the two, because it does not know the bound of `size`.
+#[inline(always)]
+const fn index_mask(local: u32, size: u32) -> u32 {
+    ((local.wrapping_sub(size) & !local).cast_signed() >> 31).cast_unsigned()
+}
+
 /// A buffer that came home by proof of its holder's end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Reclaimed {
@@ -433,10 +439,13 @@ pub struct Reclaimed {
 
 impl LedgerEntry {
     /// Endpoint or Quarantined → Lcore. State first: a crash in between leaves the buffer the host's, and
-    /// recovery raises the generation of whatever it brings home.
+    /// recovery raises the generation of whatever it brings home. The other order would leave a loan whose
+    /// generation the endpoint was never told.
     #[inline(always)]
-    const fn come_home(&mut self) {
+    fn come_home(&mut self) {
         self.state = HolderState::Lcore as u8;
+        // As in `lend`: the process may be killed between the two stores, so the compiler keeps their order.
+        compiler_fence(Ordering::Release);
         self.generation = self.generation.wrapping_add(1);
     }
 }

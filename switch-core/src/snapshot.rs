@@ -46,6 +46,22 @@ pub struct ServiceSpec {
     pub when_dead: WhenDead,
 }
 
+impl ServiceSpec {
+    fn may_services(&self) -> impl Iterator<Item = ServiceId> + '_ {
+        self.may_target.iter().filter_map(|target| match target {
+            Target::Service(id) => Some(*id),
+            Target::Port(_) => None,
+        })
+    }
+
+    fn may_ports(&self) -> impl Iterator<Item = PortId> + '_ {
+        self.may_target.iter().filter_map(|target| match target {
+            Target::Port(id) => Some(*id),
+            Target::Service(_) => None,
+        })
+    }
+}
+
 /// One endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EndpointSpec {
@@ -165,20 +181,32 @@ impl ForwardingSpec {
     }
 
     fn build_port(&self, port: &PortSpec, id: PortId) -> Port {
-        let rules = self.rules.iter().filter(|rule| rule.port == id).cloned().collect();
-        Port { domain: port.domain, chain: port.chain, rules }
+        let rules: Box<[Rule]> = self.rules.iter().filter(|rule| rule.port == id).cloned().collect();
+        let needs_header = !rules.is_empty() || port.chain.is_some_and(|chain| self.leads_to_a_choice(chain));
+        Port { domain: port.domain, chain: port.chain, needs_header, rules }
+    }
+
+    /// Whether a service on a chain, or one that a packet can be sent to from there, has several instances.
+    fn leads_to_a_choice(&self, chain: ChainId) -> bool {
+        let mut to_visit = self.chains[chain.index()].path.clone();
+        let mut is_visited = vec![false; self.services.len()];
+        while let Some(service) = to_visit.pop() {
+            if std::mem::replace(&mut is_visited[service.index()], true) {
+                continue;
+            }
+            if self.instances(service).nth(1).is_some() {
+                return true;
+            }
+            to_visit.extend(self.services[service.index()].may_services());
+        }
+        false
     }
 
     fn build_service(&self, id: ServiceId, service: &ServiceSpec) -> Service {
-        let targets = || service.may_target.iter();
         Service {
             instances: self.instances(id).map(|(endpoint, _)| endpoint).collect(),
-            may_services: targets()
-                .filter_map(|target| if let Target::Service(id) = target { Some(*id) } else { None })
-                .collect(),
-            may_ports: targets()
-                .filter_map(|target| if let Target::Port(id) = target { Some(*id) } else { None })
-                .collect(),
+            may_services: service.may_services().collect(),
+            may_ports: service.may_ports().collect(),
             when_dead: service.when_dead,
             made_path: self.made_path(id),
         }

@@ -1,15 +1,13 @@
 //! What may become of a buffer, and what may not.
 //!
 //! ```text
-//!            take            received           lend
-//!    Pool ─────────▶ Pmd ─────────────▶ Lcore ─────────▶ Endpoint ─┐
-//!     ▲ ▲            │ ▲                │ │ ▲              │       │ quarantine
-//!     │ └────────────┘ └────────────────┘ │ └──────────────┘       ▼
-//!     │      give             send        │   take_back       Quarantined
-//!     └───────────────────────────────────┘   reclaim              │
-//!                     give                ▲                        │
-//!                                         └────────────────────────┘
-//!                                                  reclaim
+//!            take            received           lend              quarantine
+//!    Pool ─────────▶ Pmd ─────────────▶ Lcore ─────────▶ Endpoint ───────────▶ Quarantined
+//!     ▲ ▲            │ ▲                │ │ ▲ ▲              │                      │
+//!     │ └────────────┘ └────────────────┘ │ │ └──────────────┘                      │
+//!     │      give             send        │ │    take_back                          │
+//!     └───────────────────────────────────┘ └───────────────────────────────────────┘
+//!                     give                                   reclaim
 //! ```
 //!
 //! `Pmd` means "given out by the mempool": posted to a NIC, in transmission, or just allocated by the lcore.
@@ -58,7 +56,7 @@ pub struct LegalTransition {
     pub from: HolderState,
     /// After.
     pub to: HolderState,
-    /// The operations that may do it.
+    /// The operation that does it.
     pub by: &'static str,
 }
 
@@ -90,7 +88,7 @@ pub const LEGAL: [LegalTransition; 9] = [
     legal(Lcore, Pmd, "send"),
     legal(Lcore, Pool, "give"),
     legal(Lcore, Endpoint, "lend"),
-    legal(Endpoint, Lcore, "take_back, reclaim"),
+    legal(Endpoint, Lcore, "take_back"),
     legal(Endpoint, Quarantined, "quarantine"),
     legal(Quarantined, Lcore, "reclaim"),
 ];

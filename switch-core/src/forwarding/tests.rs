@@ -310,6 +310,31 @@ fn a_path_from_an_older_snapshot_ends_in_a_name_and_not_past_a_table() {
 }
 
 #[test]
+fn headers_are_needed_for_rules_and_for_any_choice_that_a_packet_can_get_to() {
+    let needs = |spec: &ForwardingSpec| spec.build().unwrap().needs_header(CLIENT);
+    assert!(needs(&spec()), "the firewall has two instances");
+    let mut spec = spec();
+    spec.endpoints[1].service = ServiceId(2);
+    assert!(needs(&spec), "the router may name the scanner, which has two instances now");
+    spec.services[1].may_target.clear();
+    assert!(!needs(&spec));
+    spec.rules = vec![Rule { port: SERVER, ..rule(RuleAction::Drop) }];
+    assert!(!needs(&spec), "a rule of another port");
+    spec.rules = vec![rule(RuleAction::Drop)];
+    assert!(needs(&spec));
+}
+
+#[test]
+fn without_need_the_header_is_not_looked_at() {
+    let mut spec = spec();
+    spec.endpoints.truncate(1);
+    spec.endpoints.push(EndpointSpec { domain: BLUE, service: ServiceId(1) });
+    let forwarding = spec.build().unwrap();
+    let decision = forwarding.ingress(CLIENT, &HeaderCopy::default(), &live(&[0, 1]));
+    assert_eq!((decision.step, decision.path.flow_hash), (Step::Endpoint(EndpointId(0)), 0));
+}
+
+#[test]
 fn a_chain_is_live_when_each_hop_has_an_instance() {
     let forwarding = spec().build().unwrap();
     assert!(forwarding.is_chain_live(ChainId(0), &live(&[1, 2])));

@@ -7,6 +7,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::audit::InHand;
 use crate::ids::{ChainId, PortId};
+use crate::recovery::RingJournal;
 
 const FIRST: u32 = 64;
 const SIZE: usize = 12;
@@ -162,11 +163,15 @@ fn apply(shard: &mut Shard<'_>, model: &mut Model, operation: &Operation) {
             model.end_loans(|holder, _| holder == endpoint);
         }
         Operation::Reclaim(endpoint) => {
-            let held = model.held(endpoint);
             let home = shard.reclaim(EndpointId(endpoint));
-            assert_eq!(home.len(), held as usize);
-            home.iter().for_each(|reclaimed| model.set(reclaimed.index.0, HolderState::Lcore, 0));
-            model.end_loans(|holder, _| holder == endpoint);
+            let waiting: Vec<u32> = model
+                .state
+                .iter()
+                .filter(|(_, held)| **held == (HolderState::Quarantined, endpoint))
+                .map(|(index, _)| *index)
+                .collect();
+            assert!(home.iter().map(|reclaimed| reclaimed.index.0).eq(waiting.iter().copied()));
+            waiting.into_iter().for_each(|index| model.set(index, HolderState::Lcore, 0));
         }
         Operation::Crash(_) => unreachable!("handled where the shard is made"),
     }
@@ -255,7 +260,8 @@ proptest! {
                 None => Shard::fresh(FIRST, &mut entries, &mut stack).unwrap(),
                 Some(published) => {
                     recover(&mut model, published);
-                    Shard::recover(FIRST, &mut entries, &mut stack, |_| published).unwrap().0
+                    let journal = |_| RingJournal { published, slot_count: 256 };
+                    Shard::recover(FIRST, &mut entries, &mut stack, journal).unwrap().0
                 }
             };
             compare(&shard, &model);
