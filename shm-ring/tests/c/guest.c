@@ -1,0 +1,107 @@
+/* SPDX-License-Identifier: Apache-2.0 OR MIT */
+/*
+ * A guest in C: attaches to endpoint 0, gives every packet back with the verdict "next", and leaves after a
+ * number of packets.
+ *
+ * guest FILE PACKETS
+ */
+#define _POSIX_C_SOURCE 200809L
+
+#include <fcntl.h>
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+
+#include "netvm.h"
+
+#define NONCE UINT64_C(0x5eed)
+#define BURST 32
+
+static int fail(const char *what, int code)
+{
+    fprintf(stderr, "guest: %s (%d)\n", what, code);
+    return 1;
+}
+
+static int forward(struct netvm_endpoint *endpoint, struct netvm_ring there, struct netvm_ring back,
+                   uint64_t packets)
+{
+    struct netvm_consumer take = netvm_consumer(there);
+    struct netvm_producer give = netvm_producer(back);
+    struct netvm_desc burst[BURST];
+    uint64_t done = 0;
+    while (done < packets) {
+        netvm_beat(endpoint);
+        int32_t count = netvm_take(&take, burst, BURST);
+        if (count < 0)
+            return fail("the host's produced breaks the rules", count);
+        if (count == 0) {
+            sched_yield();
+            continue;
+        }
+        int32_t room = netvm_room(&give, (uint32_t)count);
+        if (room < count)
+            return fail("no room for what was lent", room);
+        for (int32_t i = 0; i < count; i++) {
+            if (burst[i].code != NETVM_KIND_PACKET)
+                return fail("lent something else than a packet", burst[i].code);
+            burst[i].code = NETVM_VERDICT_NEXT;
+            burst[i].aux = burst[i].buffer_index + 1;
+            if (!netvm_stage(&give, burst[i]))
+                return fail("stage refused although there was room", i);
+        }
+        netvm_publish(&give);
+        netvm_release(&take);
+        netvm_count(&endpoint->own->counters[NETVM_COUNTER_RECEIVED], (uint64_t)count);
+        done += (uint64_t)count;
+    }
+    return 0;
+}
+
+int main(int argc, char **argv)
+{
+    struct netvm_control_header header;
+    struct netvm_endpoint endpoint;
+    struct netvm_ring rings[2];
+    struct stat status;
+    uint32_t epoch;
+    int answer, code;
+
+    if (argc != 3)
+        return fail("usage: guest FILE PACKETS", argc);
+    int fd = open(argv[1], O_RDWR);
+    if (fd < 0 || fstat(fd, &status) != 0)
+        return fail("cannot open the control area", fd);
+    size_t bytes = (size_t)status.st_size;
+    void *base = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    if (base == MAP_FAILED)
+        return fail("cannot map the control area", fd);
+
+    if ((code = netvm_control_copy(base, bytes, &header)) != 0)
+        return fail("control area refused", code);
+    if ((code = netvm_endpoint_copy(base, &header, 0, &endpoint)) != 0)
+        return fail("endpoint refused", code);
+    for (uint32_t i = 0; i < 2; i++) {
+        struct netvm_ring_entry entry;
+        if ((code = netvm_ring_copy(base, &header, endpoint.facts.first_ring + i, &entry)) != 0)
+            return fail("ring entry refused", code);
+        if ((code = netvm_ring_locate(base, &header, &entry, &rings[entry.direction == NETVM_GUEST_TO_HOST])) != 0)
+            return fail("ring refused", code);
+    }
+
+    netvm_ask(&endpoint, NONCE, header.features_offered & NETVM_FEATURES_KNOWN);
+    while ((answer = netvm_answered(&endpoint, NONCE, &epoch)) == 0)
+        sched_yield();
+    if (answer < 0)
+        return fail("attach refused", (int)atomic_load(&endpoint.host->refusal));
+    netvm_ring_reset(&rings[0], NETVM_HOST_TO_GUEST);
+    netvm_ring_reset(&rings[1], NETVM_GUEST_TO_HOST);
+    netvm_confirm(&endpoint, epoch);
+    if (!netvm_current(&endpoint, epoch))
+        return fail("epoch withdrawn", (int)epoch);
+    code = forward(&endpoint, rings[0], rings[1], strtoull(argv[2], NULL, 10));
+    netvm_leave(&endpoint, epoch);
+    return code;
+}
