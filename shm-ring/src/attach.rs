@@ -26,7 +26,7 @@ pub use machine::{AttachAction, AttachEvent, AttachLimits, AttachMachine, Attach
 pub use transitions::{AttachEventKind, AttachState, LEGAL, Legal, PROHIBITED, Prohibited};
 pub use watch::{Ask, GuestEvent, GuestWatch};
 
-/// The host's view of an endpoint, as published in [`crate::layout::EndpointEntry::phase`].
+/// The host's view of an endpoint, as published in [`crate::layout::HostWords::phase`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum HostPhase {
@@ -42,7 +42,7 @@ pub enum HostPhase {
     Quarantined = 4,
 }
 
-/// Why the host refuses an attach, as published in [`crate::layout::EndpointEntry::refusal`].
+/// Why the host refuses an attach, as published in [`crate::layout::HostWords::refusal`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Refusal {

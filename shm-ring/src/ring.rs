@@ -4,9 +4,6 @@
 //! in private memory, which is the truth; the shared word only tells the peer. What the peer writes is read
 //! once and checked: a distance beyond the ring is a [`PeerCounterError`], and the caller detaches the peer.
 
-use core::marker::PhantomData;
-use core::ptr::NonNull;
-
 use crate::desc::RawDesc;
 use crate::layout::{CounterLine, RING_SLOTS_MAX, RING_SLOTS_MIN, Slot};
 use crate::sync::{AtomicU32, Ordering, ordering};
@@ -35,8 +32,6 @@ pub struct RingMemory<'area> {
     produced: &'area CounterLine,
     consumed: &'area CounterLine,
     slots: &'area [Slot],
-    /// Nothing here may leave the area's lifetime.
-    area: PhantomData<&'area ()>,
 }
 
 impl<'area> RingMemory<'area> {
@@ -50,30 +45,7 @@ impl<'area> RingMemory<'area> {
         let fits = u32::try_from(slots.len())
             .is_ok_and(|n| n.is_power_of_two() && (RING_SLOTS_MIN..=RING_SLOTS_MAX).contains(&n));
         assert!(fits, "a ring of {} slots", slots.len());
-        Self { produced, consumed, slots, area: PhantomData }
-    }
-
-    /// Lays a ring over shared memory.
-    ///
-    /// # Safety
-    /// - `produced` and `consumed` are aligned to 128 bytes, `descriptors` to 16, each inside one mapping
-    ///   that stays in place for `'area`; `descriptors` has room for `slot_count` slots.
-    /// - Everyone on this machine who writes these bytes does so atomically.
-    #[must_use]
-    pub unsafe fn from_raw(
-        produced: NonNull<CounterLine>,
-        consumed: NonNull<CounterLine>,
-        descriptors: NonNull<Slot>,
-        slot_count: u32,
-    ) -> Self {
-        // SAFETY: the caller promises alignment, bounds and lifetime. `CounterLine` is nothing
-        // but atomics, so a peer that writes its own mapping breaks no aliasing rule of ours.
-        let produced = unsafe { produced.as_ref() };
-        // SAFETY: as above.
-        let consumed = unsafe { consumed.as_ref() };
-        // SAFETY: as above, for `slot_count` slots; `Slot` is nothing but atomics.
-        let slots = unsafe { core::slice::from_raw_parts(descriptors.as_ptr(), slot_count as usize) };
-        Self::new(produced, consumed, slots)
+        Self { produced, consumed, slots }
     }
 
     /// The line with `produced`.

@@ -13,8 +13,8 @@ use shm_ring::area::{
     TargetKind, TargetSpec, magic_at, read_region_header, write_region_header,
 };
 use shm_ring::attach::{
-    AttachAction, AttachEvent, AttachLimits, AttachMachine, GuestEvent, GuestWatch, Handshake, HandshakeStep,
-    HostPhase, Refusal,
+    AttachAction, AttachEvent, AttachLimits, AttachMachine, AttachState, GuestEvent, GuestWatch, Handshake,
+    HandshakeStep, HostPhase, Refusal,
 };
 use shm_ring::desc::{Desc, Kind, RawDesc, Verdict};
 use shm_ring::layout::{
@@ -424,6 +424,33 @@ fn an_nf_attaches_is_replaced_and_its_successor_starts_with_empty_rings() {
     let pair = guest.queue_pairs()[0];
     assert_eq!(Consumer::new(pair.host_to_guest).pending(), Ok(0));
     assert_eq!(Producer::new(host.queue_pairs()[0].host_to_guest, None).room(65), Ok(64));
+}
+
+#[test]
+fn a_switch_that_takes_over_goes_on_serving_and_answers_what_its_predecessor_did_not() {
+    let (layout, memory) = created();
+    let host = host(&memory, &layout).endpoint(0);
+    let guest = open(&memory).unwrap().endpoint(0);
+    let (mut watch, mut machine) = (GuestWatch::default(), AttachMachine::new(0, AttachLimits::default(), 0));
+    guest.ask(guest.ask_with(70));
+    turn(&host, &mut watch, &mut machine);
+    guest.confirm(1);
+    turn(&host, &mut watch, &mut machine);
+    let record = machine.record();
+
+    // SAFETY: as in `host`.
+    let adopted = unsafe { HostArea::adopt(memory.base(), memory.bytes(), &layout) }.unwrap().endpoint(0);
+    let mut watch = GuestWatch::resume(&record);
+    let mut machine = AttachMachine::resume(0, AttachLimits::default(), record, 0);
+    assert_eq!(turn(&adopted, &mut watch, &mut machine), []);
+    assert_eq!(machine.state(), AttachState::Attached);
+    assert_eq!((guest.host_epoch(), guest.phase()), (1, Some(HostPhase::Attached)));
+
+    let record = machine.record();
+    guest.ask(guest.ask_with(71));
+    let mut watch = GuestWatch::resume(&record);
+    let mut machine = AttachMachine::resume(0, AttachLimits::default(), record, 0);
+    assert!(turn(&adopted, &mut watch, &mut machine).contains(&AttachAction::ReleaseRings));
 }
 
 #[test]

@@ -151,6 +151,7 @@ pub struct AttachMachine {
     then: Then,
     /// The last epoch chosen; they rise and are never 0.
     epoch: u32,
+    answered_nonce: u64,
     /// Epochs under which buffers were lent and whose writers may still run, without the one in force.
     unproven: Vec<u32>,
     features_offered: u64,
@@ -168,6 +169,8 @@ pub struct AttachRecord {
     pub last_epoch: u32,
     /// Whether that epoch was being served.
     pub serving: bool,
+    /// The last nonce that was answered, 0 if none.
+    pub answered_nonce: u64,
     /// Earlier epochs whose writers may still run. None, and not serving: what is quarantined may come home.
     pub unproven: Vec<u32>,
 }
@@ -186,6 +189,7 @@ impl AttachMachine {
             state: if record.serving { AttachState::Attached } else { AttachState::Detached },
             then: Then::Detach,
             epoch: record.last_epoch,
+            answered_nonce: record.answered_nonce,
             unproven: record.unproven,
             features_offered,
             asks: TokenBucket::full(limits.asks, limits.ask_refill_ms, now_ms),
@@ -198,8 +202,12 @@ impl AttachMachine {
     /// What to keep in the host's own records: to be written before the actions that led here are taken.
     #[must_use]
     pub fn record(&self) -> AttachRecord {
-        let (last_epoch, serving) = (self.epoch, self.holds_rings());
-        AttachRecord { last_epoch, serving, unproven: self.unproven.clone() }
+        AttachRecord {
+            last_epoch: self.epoch,
+            serving: self.holds_rings(),
+            answered_nonce: self.answered_nonce,
+            unproven: self.unproven.clone(),
+        }
     }
 
     /// Where the host stands.
@@ -272,6 +280,7 @@ impl AttachMachine {
     fn asked(&mut self, ask: Ask, now_ms: u64, actions: &mut Vec<AttachAction>) {
         let nonce = ask.nonce;
         if let Err(refusal) = self.examine(ask, now_ms) {
+            self.answered_nonce = nonce;
             actions.push(AttachAction::Refuse { nonce, refusal, phase: self.phase_after_refusal() });
             return;
         }
@@ -320,6 +329,7 @@ impl AttachMachine {
     }
 
     fn publish(&mut self, nonce: u64, actions: &mut Vec<AttachAction>) {
+        self.answered_nonce = nonce;
         let Some(epoch) = self.epoch.checked_add(1) else {
             // Four thousand million attaches: the control area has to be made anew.
             let refusal = Refusal::Quarantined;

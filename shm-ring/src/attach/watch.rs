@@ -2,6 +2,7 @@
 
 use alloc::vec::Vec;
 
+use super::AttachRecord;
 use crate::endpoint::GuestReport;
 
 /// A guest's wish to attach, copied out of its words.
@@ -52,6 +53,15 @@ pub struct GuestWatch {
 }
 
 impl GuestWatch {
+    /// What a process of this host that died had seen: an ask that it answered is not new, and one that it
+    /// left unanswered is.
+    #[must_use]
+    pub fn resume(record: &AttachRecord) -> Self {
+        let ask = Ask { nonce: record.answered_nonce, ..Ask::default() };
+        let confirmed_epoch = if record.serving { record.last_epoch } else { 0 };
+        Self { seen: GuestReport { ask, confirmed_epoch, ..GuestReport::default() } }
+    }
+
     /// What is new in `report`: endings before beginnings, so that an old epoch is over before a new ask
     /// counts. A word that went back to zero says nothing.
     pub fn compare(&mut self, report: &GuestReport) -> Vec<GuestEvent> {

@@ -189,7 +189,7 @@ fn a_successor_knows_what_was_served_and_what_is_unproven() {
     machine.apply(AttachEvent::RingsReleased, 0).unwrap();
     machine.apply(AttachEvent::Confirmed(2), 0).unwrap();
     let record = machine.record();
-    assert_eq!(record, AttachRecord { last_epoch: 2, serving: true, unproven: vec![1] });
+    assert_eq!(record, AttachRecord { last_epoch: 2, serving: true, answered_nonce: 2, unproven: vec![1] });
     let successor = AttachMachine::resume(OFFERED, limits(), record, 9);
     assert_eq!(successor.state(), AttachState::Attached);
     assert_eq!(successor.unproven_epochs(), [1]);
