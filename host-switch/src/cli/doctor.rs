@@ -5,6 +5,12 @@ use std::process::Command;
 
 use serde::Serialize;
 
+use crate::qemu::accel::{Accelerator, Trial};
+
+/// Files of the guest image.
+const KERNEL: &str = "vmlinuz";
+const INITRAMFS: &str = "initramfs.cpio.gz";
+
 /// How a check came out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -45,14 +51,15 @@ impl Check {
     }
 }
 
-/// Looks at everything.
+/// Looks at everything; `image` is the folder of the guest image.
 #[must_use]
-pub fn examine() -> Vec<Check> {
+pub fn examine(image: &Path) -> Vec<Check> {
     vec![
         privileges(),
         hugepages(Path::new("/sys/kernel/mm/hugepages/hugepages-2048kB")),
         memory(&read("/proc/meminfo")),
-        accelerator(),
+        image_files(image),
+        accelerator(image),
         qemu(),
         dpdk(),
         iommu(),
@@ -141,17 +148,35 @@ fn memory(meminfo: &str) -> Check {
 }
 
 fn dpdk() -> Check {
-    const FIX: &str = "`apt install librte-eal23 librte-net-af-packet23` or your distribution's DPDK 22.11 or newer";
-    let maps = read("/proc/self/maps");
-    let library = maps.lines().filter_map(|line| line.rsplit_once('/')).find(|(_, file)| file.starts_with("librte_eal.so"));
-    match library {
-        Some((_, file)) => Check::ok("dpdk", format!("linked with {file}")),
-        None => Check::fail("dpdk", "this program is not linked with librte_eal", FIX),
-    }
+    // The program would not have started without the library.
+    Check::ok("dpdk", dpdk::version())
 }
 
-fn accelerator() -> Check {
-    Check::ok("kvm", "x")
+fn image_files(image: &Path) -> Check {
+    let missing: Vec<&str> =
+        [KERNEL, INITRAMFS].into_iter().filter(|file| !image.join(file).is_file()).collect();
+    if missing.is_empty() {
+        return Check::ok("image", format!("guest image in {}", image.display()));
+    }
+    Check::warn(
+        "image",
+        format!("{} lacks {}", image.display(), missing.join(" and ")),
+        "`cargo xtask image` builds it; elsewhere: --image PATH. VMs need it, processes do not",
+    )
+}
+
+/// Tries KVM anew, whatever an earlier trial has found.
+fn accelerator(image: &Path) -> Check {
+    const FIX: &str = "enable VT-x or AMD-V in the firmware (in a VM: nested virtualisation of its host) and give \
+                       this user /dev/kvm; with TCG everything works, more slowly";
+    let choice = match Trial::of_netvm(image.join(KERNEL), image.join(INITRAMFS)) {
+        Ok(trial) => trial.run(),
+        Err(error) => return Check::warn("kvm", format!("cannot be tried: {error}"), FIX),
+    };
+    match choice.accelerator {
+        Accelerator::Kvm => Check::ok("kvm", choice.reason),
+        Accelerator::Tcg => Check::warn("kvm", choice.reason, FIX),
+    }
 }
 
 fn iommu() -> Check {

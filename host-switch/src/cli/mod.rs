@@ -19,7 +19,12 @@ use crate::control::runtime_dir::ROOT_DEFAULT;
 
 /// A packet switch that lends hugepage memory to virtual machines.
 #[derive(Debug, Parser)]
-#[command(name = "netvm", version, about, after_help = "Example:\n  netvm check demo.toml && netvm run demo.toml")]
+#[command(
+    name = "netvm",
+    version,
+    about,
+    after_help = "Example:\n  netvm check demo.toml && netvm run demo.toml"
+)]
 struct Cli {
     /// Where runtime directories of switches are.
     #[arg(long, global = true, value_name = "PATH", default_value = ROOT_DEFAULT)]
@@ -37,7 +42,9 @@ enum Command {
     #[command(after_help = "Example:\n  netvm run security-domains/examples/demo.toml")]
     Run(run::RunArgs),
     /// Boot a VM of the config on its running switch, and stay until it ends.
-    #[command(after_help = "Example:\n  netvm boot security-domains/examples/demo.toml fw0 --serial-log fw0.log")]
+    #[command(
+        after_help = "Example:\n  netvm boot security-domains/examples/demo.toml fw0 --serial-log fw0.log"
+    )]
     Boot(boot::BootArgs),
     /// Show ports, endpoints, drops by name and buffers by holder.
     #[command(after_help = "Example:\n  netvm status --watch 1")]
@@ -51,10 +58,16 @@ enum Command {
     /// Say whether this machine is ready, and how to fix what is not.
     #[command(after_help = "Example:\n  netvm doctor --json")]
     Doctor(DoctorArgs),
+    /// The timed loop by which KVM is tried, in a process of its own because it may hang.
+    #[command(hide = true, after_help = "Example:\n  netvm kvm-loop")]
+    KvmLoop,
 }
 
 #[derive(Debug, Args)]
 struct DoctorArgs {
+    /// Folder of the guest image (vmlinuz, initramfs.cpio.gz), which KVM is tried with.
+    #[arg(long, value_name = "PATH", default_value = "images/out")]
+    image: PathBuf,
     /// Print one JSON object.
     #[arg(long)]
     json: bool,
@@ -95,7 +108,8 @@ pub fn main() -> ExitCode {
         Command::Status(args) => status::status(&run_dir, &args),
         Command::Audit(args) => audit::audit(&run_dir, &args),
         Command::Stop(which) => stop(&run_dir, &which),
-        Command::Doctor(args) => Ok(code(doctor::print(&doctor::examine(), args.json))),
+        Command::Doctor(args) => Ok(code(doctor::print(&doctor::examine(&args.image), args.json))),
+        Command::KvmLoop => Ok(crate::qemu::kvm_loop::main()),
     };
     ended.unwrap_or_else(|failure| {
         eprintln!("error: {failure}");

@@ -97,7 +97,8 @@ fn endpoints(text: &mut String, endpoints: &[EndpointStatus]) -> std::fmt::Resul
         "endpoint", "phase", "epoch", "held/quota", "received", "returned"
     )?;
     for endpoint in endpoints {
-        let EndpointStatus { name, phase, epoch, held, quota, received, returned, faults, fed, .. } = endpoint;
+        let EndpointStatus { name, phase, epoch, held, quota, received, returned, faults, fed, .. } =
+            endpoint;
         let phase = if phase == "attached" && !fed { "silent" } else { phase };
         let held = format!("{held}/{quota}");
         let faults: Vec<String> = faults
@@ -140,7 +141,8 @@ mod tests {
                 faults: [("not_held".to_owned(), 2)].into(),
                 ..EndpointStatus::default()
             }],
-            drops: [("blue".to_owned(), [("ring_full".to_owned(), 5), ("nf_drop".to_owned(), 0)].into())].into(),
+            drops: [("blue".to_owned(), [("ring_full".to_owned(), 5), ("nf_drop".to_owned(), 0)].into())]
+                .into(),
             buffers: [("blue".to_owned(), buffers)].into(),
             ..Status::default()
         }

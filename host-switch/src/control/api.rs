@@ -85,7 +85,9 @@ impl Api {
 async fn serve(listener: UnixListener, answers: Arc<dyn Answers>, stopped: oneshot::Receiver<()>) {
     let listener = match tokio::net::UnixListener::from_std(listener) {
         Ok(listener) => listener,
-        Err(error) => return log::error!("control socket cannot be served: {error}; netvm status will not work"),
+        Err(error) => {
+            return log::error!("control socket cannot be served: {error}; netvm status will not work");
+        }
     };
     let (begun, has_begun) = oneshot::channel();
     let server = axum::serve(listener, routes(answers)).with_graceful_shutdown(async move {
@@ -121,7 +123,9 @@ fn routes(answers: Arc<dyn Answers>) -> Router {
                 })
             }),
         )
-        .fallback(|| async { refuse(StatusCode::NOT_FOUND, "no such path; /v1/status, /v1/audit, /v1/config, /v1/stop") })
+        .fallback(|| async {
+            refuse(StatusCode::NOT_FOUND, "no such path; /v1/status, /v1/audit, /v1/config, /v1/stop")
+        })
         .with_state(answers)
 }
 

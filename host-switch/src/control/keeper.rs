@@ -18,11 +18,11 @@ use rustix::net::{SocketFlags, accept_with};
 use super::lending::Lending;
 use super::owner::Owner;
 use super::protocol::{ClientKind, Reply, Request, Said};
-use super::qmp_watch::QmpWatch;
 use super::seqpacket::{self, Received};
 use super::served::{EndpointView, ServedEndpoint};
 use super::status::VmStatus;
 use crate::datapath::Event;
+use crate::qemu::qmp::Qmp;
 
 /// How often the words of open endpoints are read.
 const POLL_PERIOD: Duration = Duration::from_millis(2);
@@ -62,7 +62,8 @@ impl Keeper {
         let room = Room { listener, owners, lending, clients: Vec::new(), view: Arc::clone(&view) };
         room.show();
         let wish = Arc::clone(&ending);
-        let thread = std::thread::Builder::new().name("netvm-keeper".to_owned()).spawn(move || room.run(&wish))?;
+        let thread =
+            std::thread::Builder::new().name("netvm-keeper".to_owned()).spawn(move || room.run(&wish))?;
         Ok(Self { thread, ending, view })
     }
 
@@ -192,7 +193,10 @@ impl Room {
             Ok(Received::Message { bytes, fds }) => self.understand(position, &bytes, fds),
             Ok(Received::TooLong) => {
                 let most = seqpacket::MESSAGE_BYTES_MAX;
-                Err(format!("message too long; at most {most} bytes and {} file descriptors", seqpacket::FDS_MAX))
+                Err(format!(
+                    "message too long; at most {most} bytes and {} file descriptors",
+                    seqpacket::FDS_MAX
+                ))
             }
             Ok(Received::End) => return self.dismiss(position),
             Err(Errno::AGAIN | Errno::INTR) => Ok(()),
@@ -216,8 +220,10 @@ impl Room {
                 Err("only a VM has QMP and a QEMU process".to_owned())
             }
             (Request::Qmp, Some(owner)) => {
-                let [socket] = <[OwnedFd; 1]>::try_from(fds).map_err(|_| "qmp comes with one file descriptor")?;
-                self.owners[owner].watch_qmp(QmpWatch::new(socket)).map_err(str::to_owned)
+                let [socket] =
+                    <[OwnedFd; 1]>::try_from(fds).map_err(|_| "qmp comes with one file descriptor")?;
+                let qmp = Qmp::new(socket.into()).map_err(|error| error.to_string())?;
+                self.owners[owner].watch_qmp(qmp).map_err(str::to_owned)
             }
             (Request::Pid { pid, accelerator }, Some(owner)) => {
                 self.owners[owner].set_process(pid, fds.into_iter().next(), accelerator);
@@ -243,13 +249,19 @@ impl Room {
             let known = self.owners.iter().filter(|owner| owner.kind() == kind).map(Owner::name);
             let known: Vec<&str> = known.collect();
             let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
-            return Err(format!("no {} {:?} in the config of this switch; it has: {known}", what(kind), printable(name)));
+            return Err(format!(
+                "no {} {:?} in the config of this switch; it has: {known}",
+                what(kind),
+                printable(name)
+            ));
         };
         let owner = &self.owners[position];
         if owner.kind() != kind {
             return Err(match owner.kind() {
                 ClientKind::Vm => format!("{name} is a VM; start it with `netvm boot FILE {name}`"),
-                ClientKind::Process => format!("{name} is a process, not a VM; start its NF with --name {name}"),
+                ClientKind::Process => {
+                    format!("{name} is a process, not a VM; start its NF with --name {name}")
+                }
             });
         }
         if owner.is_taken() {

@@ -8,7 +8,6 @@ pub mod lending;
 pub mod owner;
 pub mod preflight;
 pub mod protocol;
-pub mod qmp_watch;
 pub mod report;
 pub mod runtime_dir;
 pub mod seqpacket;

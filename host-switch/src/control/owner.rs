@@ -8,9 +8,9 @@ use switch_core::ids::{DomainId, EndpointId};
 use super::area::ControlArea;
 use super::lending::Lending;
 use super::protocol::{ClientKind, Granted};
-use super::qmp_watch::QmpWatch;
 use super::served::ServedEndpoint;
 use super::status::VmStatus;
+use crate::qemu::qmp::{Event, Qmp};
 use crate::region::Region;
 
 /// A VM or process.
@@ -26,12 +26,14 @@ pub struct Owner {
     /// Whether somebody is connected for it.
     connected: bool,
     running: Running,
+    /// A VM may still run here, and nothing would tell of its end.
+    unwatched: bool,
 }
 
 /// What is known of the VM behind an owner.
 #[derive(Debug, Default)]
 struct Running {
-    qmp: Option<QmpWatch>,
+    qmp: Option<Qmp>,
     pidfd: Option<OwnedFd>,
     pid: i32,
     accelerator: String,
@@ -65,6 +67,7 @@ impl Owner {
             endpoints,
             connected: false,
             running: Running::default(),
+            unwatched: false,
         }
     }
 
@@ -95,7 +98,7 @@ impl Owner {
     /// Whether it is taken: somebody is connected, or its VM runs.
     #[must_use]
     pub fn is_taken(&self) -> bool {
-        self.connected || self.running.qmp.is_some()
+        self.connected || self.unwatched || self.running.qmp.is_some()
     }
 
     /// Whether a guest is listened to.
@@ -108,12 +111,16 @@ impl Owner {
     #[must_use]
     pub fn vm(&self) -> Option<VmStatus> {
         let Running { qmp, pid, accelerator, .. } = &self.running;
-        qmp.as_ref().map(|_| VmStatus { name: self.name.clone(), pid: *pid, accelerator: accelerator.clone() })
+        qmp.as_ref().map(|_| VmStatus {
+            name: self.name.clone(),
+            pid: *pid,
+            accelerator: accelerator.clone(),
+        })
     }
 
     /// The QMP connection to wait on.
     #[must_use]
-    pub fn qmp(&self) -> Option<&QmpWatch> {
+    pub fn qmp(&self) -> Option<&Qmp> {
         self.running.qmp.as_ref()
     }
 
@@ -138,7 +145,7 @@ impl Owner {
     ///
     /// # Errors
     /// If there is one already.
-    pub fn watch_qmp(&mut self, qmp: QmpWatch) -> Result<(), &'static str> {
+    pub fn watch_qmp(&mut self, qmp: Qmp) -> Result<(), &'static str> {
         if self.running.qmp.is_some() {
             return Err("this VM has a QMP socket already");
         }
@@ -161,6 +168,8 @@ impl Owner {
     pub fn disconnected(&mut self, lending: &dyn Lending) {
         self.connected = false;
         if self.kind == ClientKind::Process {
+            // Its last words first: who left in good order is not reported dead.
+            self.poll(lending);
             self.prove_stopped(true, "its process has ended", lending);
         }
     }
@@ -168,15 +177,36 @@ impl Owner {
     /// Looks at the QMP connection, which has something to read.
     pub fn read_qmp(&mut self, lending: &dyn Lending) {
         let Some(qmp) = &mut self.running.qmp else { return };
-        let news = qmp.read();
-        for reason in &news.stopped {
-            self.prove_stopped(false, &format!("its VM reports {reason}"), lending);
+        let events = match qmp.read() {
+            Ok(events) => events,
+            Err(error) => return self.lose_qmp(&error, lending),
+        };
+        for event in events {
+            match event {
+                Event::Reset => self.prove_stopped(false, "its guest starts over", lending),
+                Event::Shutdown => self.prove_stopped(false, "its guest has shut down", lending),
+                Event::Eof => {
+                    self.running = Running::default();
+                    log::info!("vm {} ended", self.name);
+                    self.prove_stopped(true, "its VM has ended", lending);
+                }
+                Event::Ready
+                | Event::Stop
+                | Event::Resume
+                | Event::Powerdown
+                | Event::Done
+                | Event::Refused => {}
+            }
         }
-        if news.ended {
-            self.running = Running::default();
-            log::info!("vm {} ended", self.name);
-            self.prove_stopped(true, "its VM has ended", lending);
-        }
+    }
+
+    /// QMP cannot be read, so the end of this VM will not be noticed: nothing of it is served any more, and
+    /// nobody else gets its memory.
+    fn lose_qmp(&mut self, error: &std::io::Error, lending: &dyn Lending) {
+        log::error!("vm {}: its QMP socket cannot be read: {error}; it is not served again", self.name);
+        self.running.qmp = None;
+        self.unwatched = true;
+        self.expel("its VM cannot be watched any more", lending);
     }
 
     /// Polls the guests' words.
@@ -210,7 +240,9 @@ impl Owner {
         let orphan = self.running.pidfd.as_ref().filter(|_| !self.connected);
         if let Some(pidfd) = orphan {
             match rustix::process::pidfd_send_signal(pidfd.as_fd(), rustix::process::Signal::TERM) {
-                Ok(()) => log::info!("vm {} was detached from `netvm boot`: ended with the switch", self.name),
+                Ok(()) => {
+                    log::info!("vm {} was detached from `netvm boot`: ended with the switch", self.name)
+                }
                 Err(error) => log::warn!("vm {} runs on without a switch: {error}", self.name),
             }
         }

@@ -83,11 +83,14 @@ impl Device {
         let mut words = device.split(',');
         let name = words.next().unwrap_or_default();
         if is_pci_address(name) {
-            let address = if name.len() == "00:00.0".len() { format!("0000:{name}") } else { name.to_owned() };
+            let address =
+                if name.len() == "00:00.0".len() { format!("0000:{name}") } else { name.to_owned() };
             return Self::Pci { address };
         }
-        let arguments =
-            words.filter_map(|word| word.split_once('=')).map(|(k, v)| (k.to_owned(), v.to_owned())).collect();
+        let arguments = words
+            .filter_map(|word| word.split_once('='))
+            .map(|(k, v)| (k.to_owned(), v.to_owned()))
+            .collect();
         Self::Virtual { driver: name.trim_end_matches(|c: char| c.is_ascii_digit()).to_owned(), arguments }
     }
 
@@ -127,7 +130,9 @@ impl Device {
                 check_interface(port, iface, &listed)
             }
             Self::Virtual { .. } => match self.argument("rx_pcap").map(PathBuf::from) {
-                Some(file) if !file.is_file() => Err(PreflightError::NoCapture { port: port.to_owned(), file }),
+                Some(file) if !file.is_file() => {
+                    Err(PreflightError::NoCapture { port: port.to_owned(), file })
+                }
                 _ => Ok(()),
             },
         }
@@ -232,7 +237,9 @@ mod tests {
         let listed = "Inter-|\n face |bytes\n    lo: 0 0\n  eth0: 1 2\n";
         assert_eq!(check_interface("client", "eth0", listed), Ok(()));
         let text = check_interface("client", "eth", listed).unwrap_err().to_string();
-        assert!(text.starts_with("port client: no network interface eth in this network namespace, there are: lo, eth0;"));
+        assert!(text.starts_with(
+            "port client: no network interface eth in this network namespace, there are: lo, eth0;"
+        ));
     }
 
     #[test]

@@ -9,9 +9,7 @@ use switch_core::counters::CounterSet;
 use switch_core::ids::DomainId;
 
 use super::keeper::View;
-use super::status::{
-    Audit, BufferStatus, EndpointStatus, LcoreStatus, PortStatus, ShardStatus, Status,
-};
+use super::status::{Audit, BufferStatus, EndpointStatus, LcoreStatus, PortStatus, ShardStatus, Status};
 use crate::control::protocol::ClientKind;
 use crate::datapath::{CountersSnapshot, LcoreSnapshot, PortSnapshot, ShardReport};
 use crate::plan::Plan;

@@ -150,6 +150,8 @@ impl Drop for PortClaim {
         if let Err(error) = fs::remove_file(&self.path) {
             log::warn!("port lock {} stays behind: {error}; it binds nobody", self.path.display());
         }
+        // Gone with the last claim; the folder stays while another switch has one.
+        _ = self.path.parent().map(fs::remove_dir);
     }
 }
 
@@ -163,8 +165,13 @@ impl Lock {
     /// The lock, or the process id that its holder wrote into it.
     fn take(path: &Path) -> io::Result<Result<Self, String>> {
         loop {
-            let mut file =
-                OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
+            let mut file = OpenOptions::new()
+                .read(true)
+                .write(true)
+                .create(true)
+                .truncate(false)
+                .mode(0o600)
+                .open(path)?;
             if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
                 return Ok(Err(holder_of(&mut file)));
             }
@@ -236,7 +243,8 @@ mod tests {
     fn a_port_has_one_switch_at_a_time() {
         let root = root("port");
         let first = PortClaim::take(&root, "iface-7-eth0", "net_af_packet0,iface=eth0").unwrap();
-        let text = PortClaim::take(&root, "iface-7-eth0", "net_af_packet0,iface=eth0").unwrap_err().to_string();
+        let text =
+            PortClaim::take(&root, "iface-7-eth0", "net_af_packet0,iface=eth0").unwrap_err().to_string();
         assert!(text.contains("net_af_packet0,iface=eth0 is already bound by process"), "{text}");
         drop(first);
         PortClaim::take(&root, "iface-7-eth0", "net_af_packet0,iface=eth0").unwrap();

@@ -81,15 +81,11 @@ pub fn receive(socket: impl AsFd) -> Result<Received, Errno> {
     // Room for one more than allowed, so that too many is told from just enough.
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS_MAX + 1))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-    let got = match recvmsg(
-        socket,
-        &mut [IoSliceMut::new(&mut bytes)],
-        &mut ancillary,
-        RecvFlags::CMSG_CLOEXEC,
-    ) {
-        Err(Errno::CONNRESET) => return Ok(Received::End),
-        other => other?,
-    };
+    let got =
+        match recvmsg(socket, &mut [IoSliceMut::new(&mut bytes)], &mut ancillary, RecvFlags::CMSG_CLOEXEC) {
+            Err(Errno::CONNRESET) => return Ok(Received::End),
+            other => other?,
+        };
     let mut fds = Vec::new();
     for message in ancillary.drain() {
         if let RecvAncillaryMessage::ScmRights(rights) = message {

@@ -284,7 +284,9 @@ impl ServedEndpoint {
                  its VM or process",
                 self.machine.unproven_epochs().len()
             ),
-            Refusal::Quarantined => log::warn!("{name} refused: it is quarantined; restart its VM or process"),
+            Refusal::Quarantined => {
+                log::warn!("{name} refused: it is quarantined; restart its VM or process")
+            }
         }
     }
 }

@@ -63,7 +63,9 @@ pub enum SwitchError {
         source: io::Error,
     },
     /// The last audit did not balance.
-    #[error("buffers are missing or counted twice: {0}; this is a fault of the switch, please report it with its log")]
+    #[error(
+        "buffers are missing or counted twice: {0}; this is a fault of the switch, please report it with its log"
+    )]
     Conservation(String),
 }
 
@@ -100,7 +102,8 @@ pub fn run(config: &Config, run_dir: &Path) -> Result<(), SwitchError> {
         words,
         stop: stop.clone(),
     };
-    let api = Api::start(&runtime_dir.control_socket(), Arc::new(front)).map_err(io_error("serve control.sock"))?;
+    let api =
+        Api::start(&runtime_dir.control_socket(), Arc::new(front)).map_err(io_error("serve control.sock"))?;
     log::info!(
         "switch {} runs: {} lcores, {} ports, {} endpoints; `netvm status --switch {}`",
         config.switch.name,
@@ -186,13 +189,14 @@ fn endpoint_words(owners: &[Owner]) -> Vec<HostEndpoint<'static>> {
 fn datapath_spec(plan: &Plan, regions: &[Arc<Region>], shards: Vec<ShardMemory>) -> DatapathSpec {
     // The ledger gives the shards in the order asked for: domain by domain, each in the order of lcores.
     let mut shards = shards.into_iter();
-    let domains = (0..).map(DomainId).zip(&plan.domains).zip(regions).map(|((id, domain), region)| DomainSpec {
-        id,
-        name: domain.name.clone(),
-        region: region.mapping(),
-        geometry: *region.geometry(),
-        shards: shards.by_ref().take(plan.lcores.len()).collect(),
-    });
+    let domains =
+        (0..).map(DomainId).zip(&plan.domains).zip(regions).map(|((id, domain), region)| DomainSpec {
+            id,
+            name: domain.name.clone(),
+            region: region.mapping(),
+            geometry: *region.geometry(),
+            shards: shards.by_ref().take(plan.lcores.len()).collect(),
+        });
     DatapathSpec {
         domains: domains.collect(),
         lcores: plan.lcores.clone(),
@@ -209,7 +213,10 @@ fn conclude(plan: &Plan, shards: &[ShardReport]) -> Result<(), SwitchError> {
         let (domain, lcore) = (&plan.domains[shard.domain.index()].name, shard.lcore.0);
         let findings = shard.findings();
         if findings.is_empty() {
-            log::info!("last audit of domain {domain}, lcore {lcore}: all {} buffers accounted for", shard.audit.size);
+            log::info!(
+                "last audit of domain {domain}, lcore {lcore}: all {} buffers accounted for",
+                shard.audit.size
+            );
         }
         wrong.extend(findings.iter().map(|finding| format!("domain {domain}, lcore {lcore}: {finding}")));
     }

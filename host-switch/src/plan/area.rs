@@ -55,7 +55,9 @@ pub(super) fn owners(config: &Config) -> Vec<OwnerPlan> {
             targets: targets(config, &own),
         }
     };
-    let vms = (0..).zip(&config.vms).map(|(id, vm)| plan(Owner::Vm(security_domains::VmId(id)), &vm.name, vm.domain));
+    let vms = (0..)
+        .zip(&config.vms)
+        .map(|(id, vm)| plan(Owner::Vm(security_domains::VmId(id)), &vm.name, vm.domain));
     let processes = (0..).zip(&config.processes).map(|(id, process)| {
         plan(Owner::Process(security_domains::ProcessId(id)), &process.name, process.domain)
     });
@@ -80,7 +82,8 @@ fn endpoint(config: &Config, listing: &EndpointListing<'_>) -> EndpointSpec {
 /// table only tells names.
 fn targets(config: &Config, own: &[&EndpointListing<'_>]) -> Vec<TargetSpec> {
     let mut targets: Vec<TargetSpec> = Vec::new();
-    for target in own.iter().flat_map(|listing| &config.services[listing.endpoint.service.index()].may_target) {
+    for target in own.iter().flat_map(|listing| &config.services[listing.endpoint.service.index()].may_target)
+    {
         let (kind, id, name) = match *target {
             Target::Service(id) => (TargetKind::Service, id.0, &config.services[id.index()].name),
             Target::Port(id) => (TargetKind::Port, id.0, &config.ports[id.index()].name),

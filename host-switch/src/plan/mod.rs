@@ -24,7 +24,9 @@ pub use area::OwnerPlan;
 #[derive(Debug, thiserror::Error)]
 pub enum PlanError {
     /// The rings of an owner do not fit the layout.
-    #[error("control area of {owner}: {source}; lower ring_slots, quota_buffers or the number of its endpoints")]
+    #[error(
+        "control area of {owner}: {source}; lower ring_slots, quota_buffers or the number of its endpoints"
+    )]
     Area {
         /// VM or process.
         owner: String,
@@ -124,7 +126,8 @@ impl Plan {
     fn check_areas(&self, config: &Config) -> Result<(), PlanError> {
         for owner in &self.owners {
             let domain = &config.domains[owner.domain.index()];
-            let fit = shm_ring::area::RegionGeometry::fit(domain.region_bytes(), domain.buffer_stride_bytes, 0);
+            let fit =
+                shm_ring::area::RegionGeometry::fit(domain.region_bytes(), domain.buffer_stride_bytes, 0);
             fit.and_then(|geometry| AreaLayout::plan(&owner.area(geometry)))
                 .map_err(|source| PlanError::Area { owner: owner.name.clone(), source })?;
         }

@@ -61,7 +61,8 @@ service = "router"
 "#;
 
 fn plan() -> Plan {
-    let config = security_domains::parse(CHAIN_OF_TWO, "test.toml").unwrap_or_else(|findings| panic!("{findings}"));
+    let config =
+        security_domains::parse(CHAIN_OF_TWO, "test.toml").unwrap_or_else(|findings| panic!("{findings}"));
     Plan::new(&config, 1).unwrap()
 }
 
@@ -118,8 +119,10 @@ fn an_area_names_what_its_services_may_target() {
 #[test]
 fn journal_words_are_apart() {
     let plan = plan();
-    let mut words: Vec<usize> =
-        (0..3).flat_map(|e| (0..2).map(move |l| (e, l))).map(|(e, l)| plan.journal_word(EndpointId(e), l)).collect();
+    let mut words: Vec<usize> = (0..3)
+        .flat_map(|e| (0..2).map(move |l| (e, l)))
+        .map(|(e, l)| plan.journal_word(EndpointId(e), l))
+        .collect();
     words.dedup();
     assert_eq!(words, (0..plan.journal_count()).collect::<Vec<_>>());
 }

@@ -97,13 +97,15 @@ struct Lab {
 
 impl Lab {
     fn start(test: &str) -> Self {
-        let config = security_domains::parse(CONFIG, "test.toml").unwrap_or_else(|findings| panic!("{findings}"));
+        let config =
+            security_domains::parse(CONFIG, "test.toml").unwrap_or_else(|findings| panic!("{findings}"));
         let plan = Plan::new(&config, 1).unwrap();
         let region = Arc::new(Region::create("blue", 8 << 20, 2368, Pages::Plain).unwrap());
         let owner = &plan.owners[0];
         let area = ControlArea::create(owner, *region.geometry()).unwrap();
         let journal: &'static AtomicU32 = Box::leak(Box::default());
-        let served = ServedEndpoint::new(EndpointId(0), "fwd0/forwarder".to_owned(), area.endpoint(0), vec![journal]);
+        let served =
+            ServedEndpoint::new(EndpointId(0), "fwd0/forwarder".to_owned(), area.endpoint(0), vec![journal]);
         let socket = std::env::temp_dir().join(format!("netvm-keeper-{}-{test}", std::process::id()));
         let noted = Arc::new(Noted::default());
         let owners = vec![Owner::new(owner, area, region, vec![served])];
@@ -127,7 +129,8 @@ impl Lab {
         let control_bytes = usize::try_from(granted.control_bytes).unwrap();
         let (protection, shared) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED);
         // SAFETY: a new mapping of a file that stays as long as it says; the test leaks it.
-        let base = unsafe { mmap(std::ptr::null_mut(), control_bytes, protection, shared, &fds[0], 0) }.unwrap();
+        let base =
+            unsafe { mmap(std::ptr::null_mut(), control_bytes, protection, shared, &fds[0], 0) }.unwrap();
         let base = NonNull::new(base).unwrap().cast();
         // SAFETY: mapped writable for good, and written on both sides by shm-ring only.
         let area = unsafe { GuestArea::open(base, control_bytes) }.unwrap();

@@ -1,0 +1,107 @@
+//! The memory of a VM, as the switch hands it out.
+
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
+use rustix::io::Errno;
+use shm_ring::area::{AreaLayout, RegionGeometry};
+
+use crate::cli::Failure;
+use crate::control::protocol::{ClientKind, Granted, Reply, Request, Said};
+use crate::control::seqpacket::{self, Received};
+use crate::plan::Plan;
+use crate::qemu::command::SharedArea;
+
+/// Why the switch gives no memory.
+#[derive(Debug, thiserror::Error)]
+pub enum GrantError {
+    /// Nobody listens.
+    #[error(
+        "no switch answers at {}: {source}; start it first with `netvm run {}`",
+        socket.display(),
+        config.display()
+    )]
+    NoSwitch {
+        /// Its endpoint socket.
+        socket: PathBuf,
+        /// The config given.
+        config: PathBuf,
+        /// What the system said.
+        source: Errno,
+    },
+    /// It said no.
+    #[error("the switch refuses: {0}")]
+    Refused(String),
+    /// It said something else.
+    #[error("the switch at {} does not answer as expected: {cause}; is it another version?", socket.display())]
+    Strange {
+        /// Its endpoint socket.
+        socket: PathBuf,
+        /// What came.
+        cause: String,
+    },
+}
+
+/// What the switch gave.
+#[derive(Debug)]
+pub struct Grant {
+    /// Open as long as this process looks after the VM.
+    pub connection: OwnedFd,
+    /// Control area and region.
+    pub areas: Vec<SharedArea>,
+}
+
+impl Grant {
+    /// Asks the switch behind `socket` for the memory of a VM.
+    pub fn fetch(socket: &Path, config: &Path, vm: &str) -> Result<Self, GrantError> {
+        let strange = |cause: String| GrantError::Strange { socket: socket.to_owned(), cause };
+        let connection = seqpacket::connect_to(socket).map_err(|source| GrantError::NoSwitch {
+            socket: socket.to_owned(),
+            config: config.to_owned(),
+            source,
+        })?;
+        let hello = Request::Hello(ClientKind::Vm, vm.to_owned()).to_bytes();
+        seqpacket::send(&connection, &hello, &[]).map_err(|error| strange(error.to_string()))?;
+        let (bytes, fds) =
+            match seqpacket::receive(&connection).map_err(|error| strange(error.to_string()))? {
+                Received::Message { bytes, fds } => (bytes, fds),
+                Received::End => return Err(strange("it hung up".to_owned())),
+                Received::TooLong => return Err(strange("its answer is too long".to_owned())),
+            };
+        let granted = match Reply::parse(&bytes).map_err(|error| strange(error.to_string()))? {
+            Said::Ok(granted) => granted,
+            Said::Error(why) => return Err(GrantError::Refused(why)),
+        };
+        let fds = <[OwnedFd; 2]>::try_from(fds)
+            .map_err(|fds| strange(format!("{} descriptors instead of 2", fds.len())))?;
+        Ok(Self { connection, areas: areas(granted, fds) })
+    }
+}
+
+fn areas(granted: Granted, [control, region]: [OwnedFd; 2]) -> Vec<SharedArea> {
+    let Granted { control_bytes, region_bytes, read_only } = granted;
+    vec![
+        SharedArea { name: "control", fd: control, bytes: control_bytes, read_only: false },
+        SharedArea { name: "region", fd: region, bytes: region_bytes, read_only },
+    ]
+}
+
+/// Empty memory of the sizes that the switch would give. It takes up no pages.
+pub fn stand_in(plan: &Plan, vm: &str) -> Result<Vec<SharedArea>, Failure> {
+    let owner = plan.owners.iter().find(|owner| owner.kind == ClientKind::Vm && owner.name == vm);
+    let owner = owner.ok_or_else(|| format!("no VM {vm:?} in the plan"))?;
+    let domain = &plan.domains[owner.domain.index()];
+    let geometry = RegionGeometry::fit(domain.region_bytes, domain.buffer_stride_bytes, 0)?;
+    let granted = Granted {
+        control_bytes: AreaLayout::plan(&owner.area(geometry))?.bytes(),
+        region_bytes: domain.region_bytes,
+        read_only: owner.read_only,
+    };
+    let memory = |bytes| -> Result<OwnedFd, Errno> {
+        let fd = memfd_create("netvm-stand-in", MemfdFlags::CLOEXEC)?;
+        ftruncate(&fd, bytes)?;
+        Ok(fd)
+    };
+    Ok(areas(granted, [memory(granted.control_bytes)?, memory(granted.region_bytes)?]))
+}

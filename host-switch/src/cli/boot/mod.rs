@@ -1,0 +1,128 @@
+//! `netvm boot`: boots a VM of the config on its running switch.
+
+mod grant;
+mod vm;
+mod watch;
+
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Args, ValueEnum};
+use security_domains::{Config, Vm};
+
+use super::Failure;
+use crate::control::protocol::Request;
+use crate::control::seqpacket;
+use crate::control::stop::Stop;
+use crate::plan::Plan;
+use crate::qemu::accel::{self, Accelerator, Trial};
+use crate::qemu::launch::{Lifetime, launch};
+use grant::Grant;
+
+#[derive(Debug, Args)]
+pub(super) struct BootArgs {
+    /// The config that the switch runs.
+    file: PathBuf,
+    /// The VM, by its name in the config.
+    vm: String,
+    /// Print QEMU's command line instead of starting it. Needs no running switch.
+    #[arg(long)]
+    print: bool,
+    /// Come back once its network functions run, and leave the VM to the switch.
+    #[arg(long)]
+    detach: bool,
+    /// How the guest's instructions are run.
+    #[arg(long, value_enum, default_value_t = AccelArg::Auto)]
+    accel: AccelArg,
+    /// Where the guest's serial console is written to [default: VM.serial.log in the switch's directory].
+    #[arg(long, value_name = "PATH")]
+    serial_log: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum AccelArg {
+    /// KVM if it was tried and works, else TCG.
+    Auto,
+    /// Hardware virtualisation.
+    Kvm,
+    /// QEMU's translator.
+    Tcg,
+}
+
+pub(super) fn boot(run_dir: &Path, args: &BootArgs) -> Result<ExitCode, Failure> {
+    let config = super::load(&args.file)?;
+    let vm = find_vm(&config, &args.vm)?;
+    let switch_dir = run_dir.join(&config.switch.name);
+    if args.print {
+        return print(&config, vm, args, &switch_dir);
+    }
+    let stop = Stop::default();
+    stop.on_signals()?;
+    vm::check_image(vm)?;
+    let grant = Grant::fetch(&switch_dir.join("endpoint.sock"), &args.file, &vm.name)?;
+    let (accelerator, reason) = accelerator(args.accel, vm, run_dir)?;
+    log::info!("vm {} runs with {accelerator}: {reason}", vm.name);
+
+    let (switch_end, qemu_end) = UnixStream::pair()?;
+    let (own_end, second_qemu_end) = UnixStream::pair()?;
+    // Before QEMU starts: should this process die on the way, the switch still sees the end of the socket.
+    seqpacket::send(&grant.connection, &Request::Qmp.to_bytes(), &[switch_end.as_fd()])?;
+    drop(switch_end);
+    let areas = grant.areas;
+    let serial_log = serial_log(args, vm, &switch_dir);
+    let launched =
+        vm::launch_of(vm, accelerator, areas, vec![qemu_end.into(), second_qemu_end.into()], &serial_log)?;
+    let lifetime = if args.detach { Lifetime::OfItsOwn } else { Lifetime::WithParent };
+    let running = launch(launched, lifetime)?;
+
+    let pid = i32::try_from(running.child.id())?;
+    let process = Request::Pid { pid, accelerator: Some(accelerator.to_string()) };
+    seqpacket::send(&grant.connection, &process.to_bytes(), &[running.pidfd.as_fd()])?;
+    log::info!("vm {} is process {pid}, its console is in {}", vm.name, serial_log.display());
+    watch::Watched::new(&vm.name, running, grant.connection, own_end, &serial_log, stop)?.attend(args.detach)
+}
+
+fn find_vm<'c>(config: &'c Config, name: &str) -> Result<&'c Vm, String> {
+    config.vm_named(name).map(|(_, vm)| vm).ok_or_else(|| {
+        let known: Vec<&str> = config.vms.iter().map(|vm| vm.name.as_str()).collect();
+        let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+        format!("no VM {name:?} in {}; it has: {known}", config.file.display())
+    })
+}
+
+/// The command line with memory of the right sizes in place of the switch's: nothing is asked for.
+fn print(config: &Config, vm: &Vm, args: &BootArgs, switch_dir: &Path) -> Result<ExitCode, Failure> {
+    let accelerator = match args.accel {
+        AccelArg::Kvm => Accelerator::Kvm,
+        AccelArg::Auto | AccelArg::Tcg => Accelerator::Tcg,
+    };
+    let areas = grant::stand_in(&Plan::new(config, 0)?, &vm.name)?;
+    let (monitor, _) = UnixStream::pair()?;
+    let launched =
+        vm::launch_of(vm, accelerator, areas, vec![monitor.into()], &serial_log(args, vm, switch_dir))?;
+    println!("{}", launched.command().to_shell());
+    eprintln!(
+        "The numbers under /proc/self/fd and in fd= are descriptors that QEMU inherits: control area and region \
+         from {}, a QMP socket whose other end goes to the switch, an initramfs with the files of this VM.",
+        switch_dir.join("endpoint.sock").display()
+    );
+    Ok(ExitCode::SUCCESS)
+}
+
+fn serial_log(args: &BootArgs, vm: &Vm, switch_dir: &Path) -> PathBuf {
+    args.serial_log.clone().unwrap_or_else(|| switch_dir.join(format!("{}.serial.log", vm.name)))
+}
+
+fn accelerator(asked: AccelArg, vm: &Vm, run_dir: &Path) -> Result<(Accelerator, String), Failure> {
+    let by_request = || "asked for by --accel".to_owned();
+    Ok(match asked {
+        AccelArg::Kvm => (Accelerator::Kvm, by_request()),
+        AccelArg::Tcg => (Accelerator::Tcg, by_request()),
+        AccelArg::Auto => {
+            let choice = accel::choose(&Trial::of_netvm(vm.kernel.clone(), vm.initramfs.clone())?, run_dir);
+            (choice.accelerator, choice.reason)
+        }
+    })
+}
