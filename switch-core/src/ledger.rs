@@ -1,5 +1,7 @@
 //! One entry of the ledger: who holds a buffer, and what the host itself knows about the packet in it.
 
+use std::sync::atomic::{Ordering, compiler_fence};
+
 use crate::ids::{ChainId, PortId};
 use crate::transition::HolderState;
 
@@ -75,6 +77,18 @@ impl LedgerEntry {
         self.visited = path.visited;
         self.ingress_port = path.ingress_port.0;
         self.flow_hash = path.flow_hash;
+    }
+
+    /// Endpoint or Quarantined → Lcore. State first: a crash in between leaves the buffer the host's, and
+    /// recovery raises the generation of whatever it brings home. The other order would leave a loan whose
+    /// generation the endpoint was never told.
+    #[inline(always)]
+    pub(crate) fn come_home(&mut self) {
+        self.state = HolderState::Lcore as u8;
+        // As in [`crate::shard::Shard::lend`]: the process may be killed between the two stores, so the
+        // compiler must keep their order.
+        compiler_fence(Ordering::AcqRel);
+        self.generation = self.generation.wrapping_add(1);
     }
 }
 

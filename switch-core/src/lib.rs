@@ -29,12 +29,12 @@ mod named;
 
 pub mod audit;
 pub mod counters;
+mod descriptor;
 pub mod drop_reason;
 pub mod fault;
 pub mod forwarding;
 pub mod frame;
-#[cfg(test)]
-mod frames;
+pub mod handover;
 pub mod header;
 pub mod ids;
 pub mod instance;
@@ -44,6 +44,8 @@ pub mod recovery;
 pub mod rule;
 pub mod shard;
 pub mod snapshot;
+#[cfg(test)]
+mod test_frames;
 pub mod transition;
 
 pub use named::Named;

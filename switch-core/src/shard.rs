@@ -8,14 +8,16 @@
 
 use std::sync::atomic::{Ordering, compiler_fence};
 
-use shm_ring::desc::{Desc, FLAGS_KNOWN, Kind, RawDesc, Verdict};
+use shm_ring::desc::{Kind, RawDesc};
 use thiserror::Error;
 
 use crate::counters::LedgerFaultCounters;
+use crate::descriptor;
 use crate::fault::{DescFault, LedgerFault};
 use crate::frame::FrameLimits;
+pub use crate::handover::{Ingress, Loan, Reclaimed, Returned};
 use crate::ids::{BufferIndex, ENDPOINTS_MAX, EndpointId};
-use crate::ledger::{LedgerEntry, PacketPath};
+use crate::ledger::LedgerEntry;
 use crate::transition::HolderState;
 
 /// A ledger that cannot be a shard.
@@ -37,53 +39,6 @@ pub enum ShardError {
         /// First index.
         first: u32,
     },
-}
-
-/// What the host notes when a packet arrives.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Ingress {
-    /// Where it came in and which chain carries it.
-    pub path: PacketPath,
-    /// Tag control information of a VLAN tag that the NIC has taken off; 0 = none.
-    pub vlan: u16,
-    /// Traffic class.
-    pub class: u8,
-    /// Offload flags of the host's own metadata.
-    pub offload_flags: u8,
-    /// Coarse host time, milliseconds, wrapping.
-    pub host_time_ms: u32,
-}
-
-/// To whom a buffer is lent, and how.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Loan {
-    /// The holder-to-be.
-    pub endpoint: EndpointId,
-    /// Position of the descriptor in the ring: [`shm_ring::ring::Producer::next_sequence`].
-    pub sequence: u32,
-    /// With a packet or empty.
-    pub kind: Kind,
-    /// How far the packet has come: of the [`crate::forwarding::Decision`] that sent it here.
-    pub path: PacketPath,
-}
-
-/// A descriptor that passed every check; its buffer is the lcore's again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Returned {
-    /// Which buffer.
-    pub index: BufferIndex,
-    /// Where the data starts, in bytes from the start of the buffer. Offset plus length is within the buffer.
-    pub data_offset_bytes: u16,
-    /// How long the data is. Within the frame limits, unless the buffer just goes home (`Drop`, `ReturnEmpty`).
-    pub data_len_bytes: u16,
-    /// As what it was lent.
-    pub kind: Kind,
-    /// What the NF says. Its right to say so is checked by [`crate::forwarding::Forwarding::after`].
-    pub verdict: Verdict,
-    /// The target of the verdict as the endpoint gave it, unchecked.
-    pub aux: u32,
-    /// How far the packet had come when it was lent.
-    pub path: PacketPath,
 }
 
 /// The buffers of one domain on one lcore.
@@ -265,9 +220,9 @@ impl<'f> Shard<'f> {
         entry.endpoint = loan.endpoint.0;
         entry.ring_sequence = loan.sequence;
         entry.kind = loan.kind as u8;
-        // The other process sees the stores of this thread in program order; the fence keeps the compiler
-        // from reordering them, and a processor retires them in order before it can be killed.
-        compiler_fence(Ordering::Release);
+        // AcqRel: the compiler moves no store across, neither down nor up. That is enough: a thread that is
+        // killed has executed a prefix of its instructions, and all stores of that prefix reach the file.
+        compiler_fence(Ordering::AcqRel);
         entry.state = HolderState::Endpoint as u8;
         *held += 1;
         Some(entry.generation)
@@ -301,9 +256,7 @@ impl<'f> Shard<'f> {
         let Some(entry) = self.entry_mut(index) else {
             return Err(DescFault::ForeignIndex { index, first, size });
         };
-        check_holder(entry, endpoint, &desc)?;
-        let (kind, verdict) = check_meaning(entry, &desc)?;
-        check_data(&desc, verdict, limits)?;
+        let (kind, verdict) = descriptor::check(entry, endpoint, &desc, limits)?;
         let returned = Returned {
             index: BufferIndex(index),
             data_offset_bytes: desc.data_offset_bytes,
@@ -426,84 +379,6 @@ impl<'f> Shard<'f> {
 #[inline(always)]
 const fn index_mask(local: u32, size: u32) -> u32 {
     ((local.wrapping_sub(size) & !local).cast_signed() >> 31).cast_unsigned()
-}
-
-/// A buffer that came home by proof of its holder's end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Reclaimed {
-    /// Which buffer; the lcore's now.
-    pub index: BufferIndex,
-    /// Whether it was lent with a packet, which is lost.
-    pub had_packet: bool,
-}
-
-impl LedgerEntry {
-    /// Endpoint or Quarantined → Lcore. State first: a crash in between leaves the buffer the host's, and
-    /// recovery raises the generation of whatever it brings home. The other order would leave a loan whose
-    /// generation the endpoint was never told.
-    #[inline(always)]
-    fn come_home(&mut self) {
-        self.state = HolderState::Lcore as u8;
-        // As in `lend`: the process may be killed between the two stores, so the compiler keeps their order.
-        compiler_fence(Ordering::Release);
-        self.generation = self.generation.wrapping_add(1);
-    }
-}
-
-/// Whether `endpoint` holds the buffer by this very loan.
-#[inline(always)]
-fn check_holder(entry: &LedgerEntry, endpoint: EndpointId, desc: &Desc) -> Result<(), DescFault> {
-    let index = desc.buffer_index;
-    if entry.state != HolderState::Endpoint as u8 {
-        return Err(DescFault::NotHeld { index, state: entry.state });
-    }
-    if !cfg!(feature = "sabotage-holder") && entry.endpoint != endpoint.0 {
-        return Err(DescFault::OtherHolder { index, holder: EndpointId(entry.endpoint) });
-    }
-    if !cfg!(feature = "sabotage-generation") && entry.generation != desc.generation {
-        return Err(DescFault::WrongGeneration { index, given: desc.generation, current: entry.generation });
-    }
-    Ok(())
-}
-
-/// Whether code and flags are known, and the verdict fits what was lent.
-#[inline(always)]
-fn check_meaning(entry: &LedgerEntry, desc: &Desc) -> Result<(Kind, Verdict), DescFault> {
-    let Some(verdict) = Verdict::from_code(desc.code) else {
-        return Err(DescFault::UnknownCode { code: desc.code });
-    };
-    if desc.flags & !FLAGS_KNOWN != 0 {
-        return Err(DescFault::UnknownFlags { flags: desc.flags });
-    }
-    let kind = if entry.kind == Kind::Empty as u8 { Kind::Empty } else { Kind::Packet };
-    if matches!((kind, verdict), (Kind::Packet, Verdict::ReturnEmpty)) {
-        return Err(DescFault::NotEmpty { index: desc.buffer_index });
-    }
-    Ok((kind, verdict))
-}
-
-/// Whether the data lies in the buffer and, if it goes on, is a frame.
-#[inline(always)]
-fn check_data(desc: &Desc, verdict: Verdict, limits: &FrameLimits) -> Result<(), DescFault> {
-    let &Desc { data_offset_bytes, data_len_bytes, .. } = desc;
-    // u32, because u16 + u16 can wrap to a small, "valid" end.
-    let end_bytes = u32::from(data_offset_bytes) + u32::from(data_len_bytes);
-    if !cfg!(feature = "sabotage-length") && end_bytes > limits.stride_bytes {
-        let stride_bytes = limits.stride_bytes;
-        return Err(DescFault::PastBuffer { data_offset_bytes, data_len_bytes, stride_bytes });
-    }
-    if matches!(verdict, Verdict::Drop | Verdict::ReturnEmpty) {
-        return Ok(());
-    }
-    if data_len_bytes > limits.frame_bytes_max {
-        let frame_bytes_max = limits.frame_bytes_max;
-        return Err(DescFault::FrameTooLong { frame_bytes: data_len_bytes, frame_bytes_max });
-    }
-    if data_len_bytes < limits.frame_bytes_min {
-        let frame_bytes_min = limits.frame_bytes_min;
-        return Err(DescFault::FrameTooShort { frame_bytes: data_len_bytes, frame_bytes_min });
-    }
-    Ok(())
 }
 
 #[cfg(test)]

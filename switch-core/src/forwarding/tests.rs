@@ -7,11 +7,11 @@
 use shm_ring::desc::{Kind, Verdict};
 
 use super::*;
-use crate::frames::{ipv4, ports, tcp};
 use crate::ids::BufferIndex;
 use crate::snapshot::{
     ChainSpec, EndpointSpec, ForwardingSpec, PortSpec, ServiceSpec, SnapshotError, Target,
 };
+use crate::test_frames::{ipv4, ports, tcp};
 
 const BLUE: DomainId = DomainId(0);
 const RED: DomainId = DomainId(1);

@@ -1,8 +1,8 @@
 //! The table of the module's documentation, cell by cell.
 
 use super::*;
-use crate::frames::{ethernet, ipv4, ipv6, ports};
 use crate::header::HeaderCopy;
+use crate::test_frames::{ethernet, ipv4, ipv6, ports};
 
 const TCP: u8 = 6;
 const UDP: u8 = 17;

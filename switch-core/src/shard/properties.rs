@@ -3,10 +3,12 @@
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;
+use shm_ring::desc::{Desc, Verdict};
 
 use super::*;
 use crate::audit::InHand;
 use crate::ids::{ChainId, PortId};
+use crate::ledger::PacketPath;
 use crate::recovery::RingJournal;
 
 const FIRST: u32 = 64;

@@ -1,8 +1,11 @@
 //! Each operation of a shard at its limits, and against the table of transitions.
 
+use shm_ring::desc::{Desc, Verdict};
+
 use super::*;
 use crate::audit::{AuditFinding, InHand};
 use crate::ids::{ChainId, PortId};
+use crate::ledger::PacketPath;
 use crate::transition::{LEGAL, PROHIBITED};
 
 const FIRST: u32 = 1000;
