@@ -8,6 +8,11 @@ int netvm_rte_errno(void)
 	return rte_errno;
 }
 
+void netvm_rte_errno_set(int number)
+{
+	rte_errno = number;
+}
+
 unsigned int netvm_rte_lcore_id(void)
 {
 	return rte_lcore_id();

@@ -25,6 +25,7 @@
 
 /* rte_errno of the calling thread. */
 int netvm_rte_errno(void);
+void netvm_rte_errno_set(int number);
 
 /* rte_lcore_id() of the calling thread; LCORE_ID_ANY for a thread that DPDK does not know. */
 unsigned int netvm_rte_lcore_id(void);
@@ -55,6 +56,7 @@ static const uint16_t NETVM_PKTMBUF_HEADROOM = RTE_PKTMBUF_HEADROOM;
 static const uint64_t NETVM_ETH_RSS_IP_TCP_UDP = RTE_ETH_RSS_IP | RTE_ETH_RSS_TCP | RTE_ETH_RSS_UDP;
 static const uint64_t NETVM_ETH_RX_OFFLOAD_RSS_HASH = RTE_ETH_RX_OFFLOAD_RSS_HASH;
 static const uint64_t NETVM_ETH_TX_OFFLOAD_MBUF_FAST_FREE = RTE_ETH_TX_OFFLOAD_MBUF_FAST_FREE;
+static const uint32_t NETVM_LCORE_ID_ANY = LCORE_ID_ANY;
 static const int NETVM_SOCKET_ID_ANY = SOCKET_ID_ANY;
 
 #endif

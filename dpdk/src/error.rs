@@ -16,6 +16,12 @@ impl Errno {
         Self(unsafe { dpdk_sys::netvm_rte_errno() })
     }
 
+    /// Forgets what earlier calls left there, before a call whose result may say no more than "failed".
+    pub(crate) fn clear() {
+        // SAFETY: writes a thread-local integer of the calling thread; no precondition.
+        unsafe { dpdk_sys::netvm_rte_errno_set(0) };
+    }
+
     /// From the result of a call that returns a negative error number. Some drivers return a bare -1
     /// for "failed" and leave the reason in `rte_errno`; that reading is preferred when there is one.
     pub(crate) fn from_result(result: i32) -> Self {
@@ -59,6 +65,14 @@ pub enum DpdkError {
          bind the device to vfio-pci with an IOMMU"
     )]
     PhysicalIova,
+    /// The thread has an lcore id of DPDK already; DPDK itself would lose that one.
+    #[error("thread {thread:?} is registered with DPDK already, as lcore {id}")]
+    RegisteredTwice {
+        /// Name of the thread.
+        thread: String,
+        /// The id it has.
+        id: u32,
+    },
     /// Text for C cannot hold a zero byte.
     #[error("{what} contains a zero byte: {text:?}")]
     ZeroByte {

@@ -35,22 +35,32 @@ impl Eal {
     /// Registers the calling thread. Pin it first: DPDK notes the affinity it finds.
     ///
     /// # Errors
-    /// [`DpdkError::Call`] when DPDK has no lcore id left (128 in Debian's build).
+    /// [`DpdkError::RegisteredTwice`] for a thread that has an id, as the one that started the EAL does;
+    /// [`DpdkError::Call`] when DPDK has none left (128 in Debian's build).
     pub fn register_thread(&self) -> Result<RegisteredThread, DpdkError> {
-        // SAFETY: the EAL is up (`self`); registering a registered thread is refused with an error.
+        let thread = std::thread::current().name().unwrap_or("unnamed").to_owned();
+        let id = lcore_id();
+        if id != dpdk_sys::NETVM_LCORE_ID_ANY {
+            return Err(DpdkError::RegisteredTwice { thread, id });
+        }
+        // SAFETY: the EAL is up (`self`), and this thread has no id yet (22.11 does not look, and would
+        // lose the old one).
         let result = unsafe { dpdk_sys::rte_thread_register() };
         if result < 0 {
             return Err(DpdkError::Call {
                 call: "rte_thread_register",
-                asked: format!("thread {:?}", std::thread::current().name().unwrap_or("unnamed")),
+                asked: format!("thread {thread:?}"),
                 errno: Errno::last(),
-                hint: "a thread registers once, and there are at most RTE_MAX_LCORE of them",
+                hint: "there are at most RTE_MAX_LCORE registered threads",
             });
         }
-        // SAFETY: reads a thread-local of the calling thread.
-        let id = unsafe { dpdk_sys::netvm_rte_lcore_id() };
-        Ok(RegisteredThread { id, _stays_on_its_thread: PhantomData })
+        Ok(RegisteredThread { id: lcore_id(), _stays_on_its_thread: PhantomData })
     }
+}
+
+fn lcore_id() -> u32 {
+    // SAFETY: reads a thread-local of the calling thread.
+    unsafe { dpdk_sys::netvm_rte_lcore_id() }
 }
 
 /// Lets the calling thread run on one CPU only.

@@ -16,7 +16,7 @@
 //!    buffer alone ("just exit"), and `__rte_pktmbuf_pinned_extbuf_decref` sets the flag on freeing, but
 //!    only where it was set before; some drivers overwrite the flags on receiving. So receiving and
 //!    taking set it again. `MBUF_FAST_FREE` is never asked for.
-//! 5. **A free list has one thread at a time** (`stock`): its owner, or one that claims it for one call
+//! 5. **A free list has one thread at a time** (`holder`): its owner, or one that claims it for one call
 //!    while there is no owner. All others use the return stack, or get nothing.
 //! 6. **Nothing is freed under somebody's feet.** A port keeps its pools; a queue keeps its port from
 //!    stopping; a pool that is not complete when its last handle goes stays in memory.
@@ -32,10 +32,14 @@
 //! [`TxQueue::burst`] and whenever a frame is dropped.
 #![deny(missing_docs)]
 
+#[cfg(all(feature = "sabotage", not(debug_assertions)))]
+compile_error!("the sabotage features break this crate on purpose and are for its tests only");
+
 mod burst;
 mod eal;
 mod error;
 mod freelist;
+mod holder;
 mod lcore;
 mod mbuf;
 mod memory;
@@ -48,6 +52,7 @@ mod returns;
 mod setup;
 mod stats;
 mod stock;
+mod sync;
 
 pub use burst::MbufBurst;
 pub use eal::{Eal, EalOptions, LogLevel, version};

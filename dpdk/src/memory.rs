@@ -8,7 +8,7 @@ use crate::error::{DpdkError, Errno};
 
 /// A region that DPDK knows of, so that drivers find its addresses. Unregistered when dropped.
 ///
-/// A PCI device needs [`crate::Port::dma_map`] besides; a virtual device needs neither.
+/// A PCI device needs [`crate::Port::dma_map`] besides; most virtual devices need neither.
 #[derive(Debug)]
 pub struct ExternalMemory {
     base: NonNull<u8>,

@@ -255,22 +255,19 @@ impl Port {
         Ok(())
     }
 
-    /// Lets a device reach a region. False when its bus needs no mapping (virtual devices).
+    /// Lets the port's device reach a region. Does nothing for virtual devices.
     ///
     /// # Errors
     /// [`DpdkError::Call`] when the IOMMU refuses.
-    pub fn dma_map(&mut self, memory: &Arc<ExternalMemory>) -> Result<bool, DpdkError> {
+    pub fn dma_map(&mut self, memory: &Arc<ExternalMemory>) -> Result<(), DpdkError> {
         let (address, len) = (memory.address(), memory.len_bytes());
+        Errno::clear();
         // SAFETY: our device; memory that stays mapped and registered while we keep `memory`. Its
         // I/O address is its virtual one (checked by `Eal::init`).
         let result = unsafe { dpdk_sys::rte_dev_dma_map(self.device, address, address.addr() as u64, len) };
-        let errno = Errno::last();
         if result == 0 {
             self.mapped.push(Arc::clone(memory));
-            return Ok(true);
-        }
-        if errno.0 == libc::ENOTSUP {
-            return Ok(false);
+            return Ok(());
         }
         Err(self.call("rte_dev_dma_map", result, "is the device bound to vfio-pci, with an IOMMU?"))
     }
@@ -382,6 +379,7 @@ fn close(id: PortId, device: *mut dpdk_sys::rte_device) {
 
 fn plug(device: &str) -> Result<(), DpdkError> {
     let arguments = c_text("device", device.to_owned())?;
+    Errno::clear();
     // SAFETY: a terminated string that is copied; under the lock for devices.
     let result = unsafe { dpdk_sys::rte_dev_probe(arguments.as_ptr()) };
     if result == 0 {

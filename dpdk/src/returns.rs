@@ -4,7 +4,7 @@
 //! (a buffer is given back by its one holder, so it is in here at most once), a stopped pusher blocks
 //! nobody, and taking everything at once leaves no room for the ABA problem.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use crate::sync::{AtomicU32, Ordering, ordering};
 
 /// Ends a chain; no index, since a pool has fewer buffers.
 const NONE: u32 = u32::MAX;
@@ -38,7 +38,8 @@ impl ReturnStack {
             self.next[last as usize].store(seen, Ordering::Relaxed);
             // Release: the links above, and what this thread did to the buffers and their headers,
             // become visible before the chain does. Pairs with the Acquire in `take_all`.
-            match self.first.0.compare_exchange_weak(seen, first, Ordering::Release, Ordering::Relaxed) {
+            let release = ordering!(Release, "sabotage-push-relaxed");
+            match self.first.0.compare_exchange_weak(seen, first, release, Ordering::Relaxed) {
                 Ok(_) => return,
                 Err(now) => seen = now,
             }
@@ -55,7 +56,7 @@ impl ReturnStack {
     pub(crate) fn take_all(&self) -> Chain<'_> {
         // Acquire: pairs with the Release in `push`. Every push into this chain is an exchange on the
         // same word, so the release sequence of each of them reaches this load.
-        let at = self.first.0.swap(NONE, Ordering::Acquire);
+        let at = self.first.0.swap(NONE, ordering!(Acquire, "sabotage-take-all-relaxed"));
         Chain { next: &self.next, at }
     }
 }
@@ -78,7 +79,7 @@ impl Iterator for Chain<'_> {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
 
@@ -115,5 +116,63 @@ mod tests {
             stack.take_all().for_each(|index| times_seen[index as usize] += 1);
         });
         assert!(times_seen.iter().all(|&times| times == 1));
+    }
+}
+
+#[cfg(all(test, loom))]
+mod model {
+    //! What the model does not show: more than two pushers, and an owner that lends a buffer again while a
+    //! chain is still walked (the owner does both, one after the other).
+
+    use loom::cell::UnsafeCell;
+    use loom::sync::Arc;
+
+    use super::*;
+
+    struct Shared {
+        stack: ReturnStack,
+        /// Stands for the buffers and their headers.
+        written: [UnsafeCell<u32>; 3],
+    }
+
+    // SAFETY: the model reports unordered accesses.
+    unsafe impl Sync for Shared {}
+
+    fn write_and_push(shared: &Shared, indices: &[u32]) {
+        for &index in indices {
+            // SAFETY: loom checks that no other access is under way or unordered.
+            shared.written[index as usize].with_mut(|word| unsafe { *word = 100 + index });
+        }
+        shared.stack.push(indices);
+    }
+
+    #[test]
+    fn the_owner_sees_what_a_pusher_did_to_each_buffer_it_gave_back() {
+        loom::model(|| {
+            let shared = Arc::new(Shared {
+                stack: ReturnStack::new(3),
+                written: [UnsafeCell::new(0), UnsafeCell::new(0), UnsafeCell::new(0)],
+            });
+            let pushers = [&[0, 1][..], &[2]].map(|indices: &'static [u32]| {
+                let shared = Arc::clone(&shared);
+                loom::thread::spawn(move || write_and_push(&shared, indices))
+            });
+            let mut seen = Vec::new();
+            let mut collect = || {
+                for index in shared.stack.take_all() {
+                    // SAFETY: as above.
+                    let word = shared.written[index as usize].with(|word| unsafe { *word });
+                    assert_eq!(word, 100 + index);
+                    seen.push(index);
+                }
+            };
+            collect();
+            for pusher in pushers {
+                pusher.join().unwrap();
+            }
+            collect();
+            seen.sort_unstable();
+            assert_eq!(seen, [0, 1, 2]);
+        });
     }
 }

@@ -1,21 +1,14 @@
 //! The free buffers of a region pool, and which thread may touch their free list.
 //!
-//! The free list is not made for two threads, so there is one word that says whose it is:
-//!
-//! | word | meaning | who may change it |
-//! |---|---|---|
-//! | `NOBODY` | set-up and tear-down; any thread may claim it for one call | any thread, by exchange |
-//! | `CLAIMED` | some thread is inside such a call | that thread |
-//! | a thread's number | that thread owns the free list | that thread |
-//!
-//! A thread that finds the word not its own puts what it gives back on the [`ReturnStack`], and gets
-//! nothing when it asks for buffers. Thread numbers are never used twice.
+//! The free list is not made for two threads. A thread that may not use it now (see [`Holder`]) puts what
+//! it gives back on the [`ReturnStack`], and gets nothing when it asks for buffers.
 
-use std::cell::{Cell, UnsafeCell};
+use std::cell::UnsafeCell;
 use std::ffi::c_void;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::freelist::FreeList;
+use crate::holder::{Holder, ThreadNumber};
 use crate::returns::ReturnStack;
 
 /// Bytes from one mbuf header to the next: 64 of DPDK's mempool, 128 of the mbuf. Constant, so that
@@ -24,25 +17,6 @@ pub(crate) const HEADER_STRIDE_BYTES: usize = 192;
 
 /// Buffers handled per call of the free list; a full burst of the usual size needs one call.
 const CHUNK: usize = 32;
-
-const NOBODY: u64 = 0;
-const CLAIMED: u64 = 1;
-const FIRST_THREAD: u64 = 2;
-const UNNUMBERED: u64 = u64::MAX;
-
-thread_local! {
-    static THREAD_NUMBER: Cell<u64> = const { Cell::new(UNNUMBERED) };
-}
-
-static NEXT_THREAD: AtomicU64 = AtomicU64::new(FIRST_THREAD);
-
-fn number_this_thread() -> u64 {
-    if THREAD_NUMBER.get() == UNNUMBERED {
-        // Relaxed: only uniqueness matters.
-        THREAD_NUMBER.set(NEXT_THREAD.fetch_add(1, Ordering::Relaxed));
-    }
-    THREAD_NUMBER.get()
-}
 
 /// What went wrong in a region pool, counted since it was made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -62,7 +36,7 @@ pub(crate) struct Stock {
     /// One for all buffers: it is only ever read, because buffers are never attached twice.
     shared_info: UnsafeCell<dpdk_sys::rte_mbuf_ext_shared_info>,
     free_list: Box<dyn FreeList>,
-    holder: AtomicU64,
+    holder: Holder,
     returns: ReturnStack,
     foreign_takes: AtomicU64,
     alien_buffers: AtomicU64,
@@ -96,7 +70,7 @@ impl Stock {
                 ..Default::default()
             }),
             free_list,
-            holder: AtomicU64::new(NOBODY),
+            holder: Holder::nobody(),
             returns: ReturnStack::new(placement.count),
             foreign_takes: AtomicU64::new(0),
             alien_buffers: AtomicU64::new(0),
@@ -137,31 +111,19 @@ impl Stock {
 
     /// Makes the calling thread the owner. False if somebody else is.
     pub(crate) fn own(&self) -> bool {
-        let me = number_this_thread();
-        loop {
-            // Acquire: pairs with the Release of whoever let go, so that what it did to the free
-            // list is visible here.
-            match self.holder.compare_exchange(NOBODY, me, Ordering::Acquire, Ordering::Relaxed) {
-                Ok(_) => return true,
-                // Inside one call of the free list on another thread; over in a moment.
-                Err(CLAIMED) => std::thread::yield_now(),
-                Err(_) => return false,
-            }
-        }
+        self.holder.own(ThreadNumber::assigned())
     }
 
     /// Ends the ownership of the calling thread, which has it.
     pub(crate) fn disown(&self) {
         self.collect_returns();
-        // Release: pairs with the Acquire in `own` and `with_free_list`.
-        self.holder.store(NOBODY, Ordering::Release);
+        self.holder.disown();
     }
 
     /// Uses the free list, if this thread may now.
     #[inline]
     fn with_free_list<R>(&self, use_it: impl FnOnce(&dyn FreeList) -> R) -> Option<R> {
-        // Relaxed: equal only if this very thread stored it, and has not let go since.
-        if self.holder.load(Ordering::Relaxed) == THREAD_NUMBER.get() {
+        if self.holder.is(ThreadNumber::current()) {
             return Some(use_it(&*self.free_list));
         }
         self.with_claimed_list(use_it)
@@ -169,11 +131,8 @@ impl Stock {
 
     #[cold]
     fn with_claimed_list<R>(&self, use_it: impl FnOnce(&dyn FreeList) -> R) -> Option<R> {
-        // Acquire and Release: as in `own` and `disown`.
-        self.holder.compare_exchange(NOBODY, CLAIMED, Ordering::Acquire, Ordering::Relaxed).ok()?;
-        let result = use_it(&*self.free_list);
-        self.holder.store(NOBODY, Ordering::Release);
-        Some(result)
+        let _claim = self.holder.claim()?;
+        Some(use_it(&*self.free_list))
     }
 
     /// Free buffers now, those on the return stack among them; none if another thread owns the list.

@@ -1,8 +1,11 @@
 //! What goes wrong, by name.
 
 use std::ptr::with_exposed_provenance_mut;
+use std::sync::Arc;
 
-use dpdk::{DpdkError, Eal, EalOptions, GeometryFault, MbufBurst, Pool, PoolGeometry, Port, RxFaults};
+use dpdk::{
+    DpdkError, Eal, EalOptions, ExternalMemory, GeometryFault, MbufBurst, Pool, PoolGeometry, Port, RxFaults,
+};
 use dpdk_sys::rte_mbuf;
 
 use crate::fixture::{Bench, STRIDE, eal, geometry, map, settings, started};
@@ -209,4 +212,38 @@ fn receiving_sets_the_external_flag_again_and_keeps_back_a_moved_buffer() {
     }
     drop(queues);
     drop(port);
+}
+
+#[test]
+fn memory_is_registered_once_and_can_be_again_when_it_was_let_go() {
+    let len = 1 << 21;
+    let base = map(len);
+    // SAFETY: mapped and never unmapped.
+    let register = |page_bytes| unsafe { ExternalMemory::register(&eal(), base, len, page_bytes) };
+    assert!(matches!(register(len * 2), Err(DpdkError::Call { call: "rte_extmem_register", .. })));
+    assert!(register(0).is_err());
+    let memory = Arc::new(register(4096).unwrap());
+    assert!(matches!(register(4096), Err(DpdkError::Call { errno: dpdk::Errno(libc::EEXIST), .. })));
+
+    let mut port = Port::probe(&eal(), "net_null_no_dma").unwrap();
+    port.dma_map(&memory).unwrap();
+    drop(memory);
+    assert!(register(4096).is_err(), "the port keeps it registered");
+    drop(port);
+    register(4096).unwrap();
+}
+
+#[test]
+fn a_thread_is_pinned_to_a_cpu_that_exists_and_registered_once() {
+    let thread = std::thread::spawn(|| {
+        let refused = dpdk::pin_current_thread(100_000).unwrap_err();
+        assert!(refused.to_string().starts_with("thread cannot be pinned to CPU 100000: "), "{refused}");
+        dpdk::pin_current_thread(0).unwrap();
+        let registered = eal().register_thread().unwrap();
+        assert!(registered.id() < dpdk_sys::RTE_MAX_LCORE);
+        assert!(matches!(eal().register_thread(), Err(DpdkError::RegisteredTwice { .. })));
+        drop(registered);
+        drop(eal().register_thread().unwrap());
+    });
+    thread.join().unwrap();
 }

@@ -1,6 +1,9 @@
 //! What a frame says of itself, and where it lies.
 
+use std::ptr::with_exposed_provenance_mut;
+
 use dpdk::{BufferIndex, FrameBounds, MbufBurst, PrivatePool};
+use dpdk_sys::rte_mbuf;
 
 use crate::fixture::{Bench, FIRST_INDEX, STRIDE, eal, started};
 
@@ -119,4 +122,30 @@ fn a_private_pool_receives_outside_every_region() {
     drop((queues, burst));
     drop(port);
     assert_eq!(pool.available(), 256);
+}
+
+#[test]
+fn a_frame_of_two_segments_says_so_is_not_resized_and_goes_home_whole() {
+    let bench = Bench::new("two_segments", 16);
+    let (port, mut queues) = started("net_ring_segments", &bench.pool);
+    let mut burst = MbufBurst::<4>::new();
+    assert!(bench.pool.take_into(&mut burst, 2));
+    let (first, second) = (burst.take_first().unwrap(), burst.take_first().unwrap());
+    let header = |frame: &dpdk::Mbuf| with_exposed_provenance_mut::<rte_mbuf>(frame.header_address());
+    // SAFETY: a header that we hold.
+    let chained = unsafe { &mut *header(&first) };
+    chained.next = header(&second);
+    chained.nb_segs = 2;
+    std::mem::forget(second);
+    burst.push(first).unwrap();
+    assert_eq!(queues.tx[0].burst(&mut burst), 1);
+    assert_eq!(queues.rx[0].burst(&mut burst), 1);
+    let mut frame = burst.take_first().unwrap();
+    assert_eq!(frame.segments(), 2);
+    assert!(frame.set_data(128, 60).is_err());
+    assert_eq!(bench.list.len(), 14);
+    drop(frame);
+    bench.assert_all_home();
+    drop(queues);
+    drop(port);
 }
