@@ -1,0 +1,382 @@
+//! What QEMU is asked for, for one VM.
+
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{OFlags, fcntl_getfl, fstat};
+
+use super::accel::Accelerator;
+use super::extra;
+use super::options::{CommandLine, QemuOption, Section};
+
+/// The program that is started unless another is named.
+pub const QEMU: &str = "qemu-system-x86_64";
+
+/// Memory that the VM sees as a PCI device (`ivshmem-plain`).
+#[derive(Debug)]
+pub struct SharedArea {
+    /// What it is, and part of its ids: `control` or `region`.
+    pub name: &'static str,
+    /// The memory; QEMU inherits it.
+    pub fd: OwnedFd,
+    /// All of it.
+    pub bytes: u64,
+    /// The guest's writes are dropped. The descriptor must then be one that was opened for reading only.
+    pub read_only: bool,
+}
+
+/// The guest's initramfs.
+#[derive(Debug)]
+pub enum Initramfs {
+    /// A file.
+    File(PathBuf),
+    /// A file descriptor; QEMU inherits it.
+    Memory(OwnedFd),
+}
+
+/// One VM to start.
+#[derive(Debug)]
+pub struct VmLaunch {
+    /// Its name in the config.
+    pub name: String,
+    /// The program, [`QEMU`] as a rule.
+    pub qemu: PathBuf,
+    /// A Linux kernel (bzImage).
+    pub kernel: PathBuf,
+    /// Its initramfs.
+    pub initramfs: Initramfs,
+    /// The kernel's command line.
+    pub kernel_args: String,
+    /// Virtual CPUs.
+    pub vcpus: u16,
+    /// Memory of its own.
+    pub memory_mib: u32,
+    /// How its instructions are run.
+    pub accelerator: Accelerator,
+    /// Control area and region.
+    pub areas: Vec<SharedArea>,
+    /// QEMU's ends of QMP sockets, one for each party that watches or commands it.
+    pub monitors: Vec<OwnedFd>,
+    /// Where the guest's serial console is written to.
+    pub serial_log: PathBuf,
+    /// A user that QEMU changes to when it has opened everything.
+    pub run_as: Option<String>,
+    /// More options, checked against [`extra::check`].
+    pub extra: Vec<String>,
+}
+
+/// Why QEMU is not started like this.
+#[derive(Debug, thiserror::Error)]
+pub enum CommandError {
+    /// QEMU would abort.
+    #[error("shared memory {name} must be a power of two of at least 4096 bytes, got {bytes}")]
+    Size {
+        /// Which memory.
+        name: &'static str,
+        /// Its size.
+        bytes: u64,
+    },
+    /// The descriptor holds another amount of memory.
+    #[error("shared memory {name} has {found} bytes, {bytes} were promised")]
+    Length {
+        /// Which memory.
+        name: &'static str,
+        /// What the descriptor holds.
+        found: u64,
+        /// What was promised.
+        bytes: u64,
+    },
+    /// An observer's QEMU could write.
+    #[error("shared memory {name} is read-only for the guest, and its descriptor can write")]
+    Writable {
+        /// Which memory.
+        name: &'static str,
+    },
+    /// The descriptor cannot be used.
+    #[error("descriptor of {name} cannot be used: {source}")]
+    Fd {
+        /// What it is for.
+        name: &'static str,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A file of the image is missing.
+    #[error("cannot read {path}: {source}; `cargo xtask image` builds the guest image")]
+    Image {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// An option of the operator's.
+    #[error(transparent)]
+    Extra(#[from] extra::ExtraError),
+}
+
+impl VmLaunch {
+    /// Finds what QEMU would abort on, or silently take wrongly.
+    ///
+    /// # Errors
+    /// The first thing found.
+    pub fn check(&self) -> Result<(), CommandError> {
+        extra::check(&self.extra)?;
+        readable(&self.kernel)?;
+        if let Initramfs::File(path) = &self.initramfs {
+            readable(path)?;
+        }
+        self.areas.iter().try_for_each(SharedArea::check)
+    }
+
+    /// The command line. Descriptors appear under the numbers that they have here.
+    #[must_use]
+    pub fn command(&self) -> CommandLine {
+        let mut options = self.machine();
+        let initramfs = match &self.initramfs {
+            Initramfs::File(path) => text(path),
+            Initramfs::Memory(fd) => fd_path(fd),
+        };
+        options.extend([
+            plain("kernel", text(&self.kernel)),
+            plain("initrd", initramfs),
+            plain("append", self.kernel_args.clone()),
+        ]);
+        options.extend(self.areas.iter().flat_map(SharedArea::options));
+        for (index, monitor) in self.monitors.iter().enumerate() {
+            let fd = monitor.as_raw_fd().to_string();
+            let [socket, control] = [format!("netvm-qmp{index}-socket"), format!("netvm-qmp{index}")];
+            options.push(section("chardev", "backend", "socket", &socket, vec![("fd", fd)]));
+            options.push(section("mon", "chardev", &socket, &control, vec![("mode", "control".to_owned())]));
+        }
+        options.push(section(
+            "chardev",
+            "backend",
+            "file",
+            "netvm-serial",
+            vec![("path", text(&self.serial_log))],
+        ));
+        options.push(plain("serial", "chardev:netvm-serial".to_owned()));
+        CommandLine { program: text(&self.qemu), options, extra: self.extra.clone() }
+    }
+
+    /// What holds for every VM.
+    fn machine(&self) -> Vec<QemuOption> {
+        let (accel, cpu) = match self.accelerator {
+            Accelerator::Kvm => ("kvm", "host"),
+            Accelerator::Tcg => ("tcg,thread=multi", "max"),
+        };
+        // `-runas` changes the user after the sandbox has closed, which needs this rule open; without
+        // privileges and with spawn=deny nothing is left to elevate.
+        let elevate = if self.run_as.is_some() { "allow" } else { "deny" };
+        let sandbox = format!("on,obsolete=deny,elevateprivileges={elevate},spawn=deny,resourcecontrol=deny");
+        // No `-no-reboot`: a guest that resets itself is served again, and its RESET event is proof.
+        let mut options = vec![
+            plain("name", self.name.clone()),
+            QemuOption::Plain("nodefaults", None),
+            QemuOption::Plain("no-user-config", None),
+            plain("display", "none".to_owned()),
+            plain("sandbox", sandbox),
+            plain("machine", "pc".to_owned()),
+            plain("accel", accel.to_owned()),
+            plain("cpu", cpu.to_owned()),
+            plain("smp", self.vcpus.to_string()),
+            plain("m", format!("{}M", self.memory_mib)),
+        ];
+        options.extend(self.run_as.clone().map(|user| plain("runas", user)));
+        options
+    }
+
+    /// Every descriptor that QEMU needs.
+    #[must_use]
+    pub fn inherited(&self) -> Vec<&OwnedFd> {
+        let initramfs = match &self.initramfs {
+            Initramfs::File(_) => None,
+            Initramfs::Memory(fd) => Some(fd),
+        };
+        self.areas.iter().map(|area| &area.fd).chain(&self.monitors).chain(initramfs).collect()
+    }
+}
+
+impl SharedArea {
+    fn check(&self) -> Result<(), CommandError> {
+        let Self { name, bytes, .. } = *self;
+        if !bytes.is_power_of_two() || bytes < 4096 {
+            return Err(CommandError::Size { name, bytes });
+        }
+        let fd_error = |error: rustix::io::Errno| CommandError::Fd { name, source: error.into() };
+        // A negative size is no size that was promised.
+        let found = u64::try_from(fstat(&self.fd).map_err(fd_error)?.st_size).unwrap_or(0);
+        if found != bytes {
+            return Err(CommandError::Length { name, found, bytes });
+        }
+        let mode = fcntl_getfl(&self.fd).map_err(fd_error)? & OFlags::RWMODE;
+        if self.read_only && mode != OFlags::RDONLY {
+            return Err(CommandError::Writable { name });
+        }
+        Ok(())
+    }
+
+    fn options(&self) -> [QemuOption; 2] {
+        let [object, device] = [format!("netvm-{}", self.name), format!("netvm-{}-device", self.name)];
+        let mut settings = vec![
+            ("mem-path", fd_path(&self.fd)),
+            ("size", self.bytes.to_string()),
+            // With share=off, QEMU's default, the guest would see a private copy.
+            ("share", "on".to_owned()),
+        ];
+        if self.read_only {
+            settings.push(("readonly", "on".to_owned()));
+        }
+        [
+            section("object", "qom-type", "memory-backend-file", &object, settings),
+            section("device", "driver", "ivshmem-plain", &device, vec![("memdev", object.clone())]),
+        ]
+    }
+}
+
+fn plain(flag: &'static str, value: String) -> QemuOption {
+    QemuOption::Plain(flag, Some(value))
+}
+
+fn section(
+    group: &'static str,
+    kind_key: &'static str,
+    kind: &str,
+    id: &str,
+    settings: Vec<(&'static str, String)>,
+) -> QemuOption {
+    QemuOption::Section(Section { group, kind_key, kind: kind.to_owned(), id: id.to_owned(), settings })
+}
+
+/// The path under which the process that inherits it finds a descriptor.
+fn fd_path(fd: &OwnedFd) -> String {
+    format!("/proc/self/fd/{}", fd.as_fd().as_raw_fd())
+}
+
+fn text(path: &Path) -> String {
+    path.to_string_lossy().into_owned()
+}
+
+fn readable(path: &Path) -> Result<(), CommandError> {
+    let open = std::fs::File::open(path);
+    open.map(drop).map_err(|source| CommandError::Image { path: path.to_owned(), source })
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use rustix::fs::{MemfdFlags, Mode, ftruncate, memfd_create, open};
+
+    /// Plain shared memory.
+    pub fn memory(bytes: u64) -> OwnedFd {
+        let fd = memfd_create("netvm-test", MemfdFlags::CLOEXEC).unwrap();
+        ftruncate(&fd, bytes).unwrap();
+        fd
+    }
+
+    pub fn area(name: &'static str, bytes: u64) -> SharedArea {
+        SharedArea { name, fd: memory(bytes), bytes, read_only: false }
+    }
+
+    /// A launch of files that exist; it would not boot.
+    pub fn sample() -> VmLaunch {
+        VmLaunch {
+            name: "fw0".to_owned(),
+            qemu: QEMU.into(),
+            kernel: "/dev/null".into(),
+            initramfs: Initramfs::File("/dev/null".into()),
+            kernel_args: images::kernel_args::kernel_args(),
+            vcpus: 1,
+            memory_mib: 256,
+            accelerator: Accelerator::Tcg,
+            areas: vec![area("control", 65_536), area("region", 2 << 20)],
+            monitors: vec![memory(0)],
+            serial_log: "/tmp/fw0.log".into(),
+            run_as: None,
+            extra: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_launch_of_right_sizes_passes() {
+        sample().check().unwrap();
+    }
+
+    #[test]
+    fn refuses_a_size_that_qemu_would_abort_on() {
+        for bytes in [0, 2048, 3 << 20] {
+            let launch = VmLaunch { areas: vec![area("region", bytes)], ..sample() };
+            assert!(matches!(launch.check(), Err(CommandError::Size { .. })), "{bytes}");
+        }
+        let least = VmLaunch { areas: vec![area("region", 4096)], ..sample() };
+        least.check().unwrap();
+    }
+
+    #[test]
+    fn refuses_a_descriptor_of_another_size() {
+        let short = SharedArea { bytes: 4 << 20, ..area("region", 2 << 20) };
+        let launch = VmLaunch { areas: vec![short], ..sample() };
+        assert_eq!(
+            launch.check().unwrap_err().to_string(),
+            "shared memory region has 2097152 bytes, 4194304 were promised"
+        );
+    }
+
+    #[test]
+    fn an_observer_needs_a_descriptor_that_cannot_write() {
+        let writable = area("region", 4096);
+        let read_only = open(fd_path(&writable.fd), OFlags::RDONLY, Mode::empty()).unwrap();
+        let launch = |fd| VmLaunch {
+            areas: vec![SharedArea { name: "region", fd, bytes: 4096, read_only: true }],
+            ..sample()
+        };
+        assert!(launch(read_only).check().is_ok());
+        assert!(matches!(launch(writable.fd).check(), Err(CommandError::Writable { .. })));
+    }
+
+    #[test]
+    fn a_missing_kernel_is_said_with_the_way_to_get_one() {
+        let launch = VmLaunch { kernel: "/nonexistent/vmlinuz".into(), ..sample() };
+        let text = launch.check().unwrap_err().to_string();
+        assert!(text.ends_with("`cargo xtask image` builds the guest image"), "{text}");
+    }
+
+    #[test]
+    fn memory_is_always_shared_and_every_descriptor_inherited() {
+        let launch = sample();
+        let shell = launch.command().to_shell();
+        assert_eq!(shell.matches("share=on").count(), 2);
+        for fd in launch.inherited() {
+            let (path, number) = (fd_path(fd), format!(",fd={}", fd.as_raw_fd()));
+            assert!(shell.contains(&path) || shell.contains(&number), "{path}");
+        }
+    }
+
+    /// The committed example for users who bring their own launcher.
+    #[test]
+    fn the_example_config_file_is_what_we_use_ourselves() {
+        let launch = sample();
+        let fds: Vec<_> = launch.inherited().iter().map(|fd| fd.as_raw_fd()).collect();
+        let mut config = launch.command().to_config();
+        // The example has the numbers 3, 4, 5 in this order: control area, region, QMP socket.
+        for (number, fd) in (3..).zip(fds) {
+            config = config.replace(&format!("/proc/self/fd/{fd}\""), &format!("/proc/self/fd/{number}\""));
+            config = config.replace(&format!("fd = \"{fd}\""), &format!("fd = \"{number}\""));
+        }
+        let file = include_str!("../../../qemu-patches/netvm-vm.cfg");
+        let (comments, sections): (Vec<_>, Vec<_>) = file.lines().partition(|line| line.starts_with('#'));
+        assert_eq!(sections.join("\n").trim(), config.trim());
+
+        let command = comments.join(" ").replace(['#', '\\'], " ");
+        let command = command.split_whitespace().collect::<Vec<_>>().join(" ");
+        for option in launch.command().options {
+            // These are the VM's own.
+            let QemuOption::Plain(flag, value) = option else { continue };
+            if ["name", "kernel", "initrd"].contains(&flag) {
+                continue;
+            }
+            let value = value.map_or(String::new(), |value| format!(" {value}"));
+            let words = format!("-{flag}{value}").replace("-append console", "-append 'console");
+            assert!(command.contains(&words), "the comment lacks {words}");
+        }
+    }
+}
