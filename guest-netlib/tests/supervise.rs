@@ -61,8 +61,12 @@ fn each_death_is_reported_before_the_next_instance_attaches() {
     assert_eq!(status.code(), Some(1), "gives up after two restarts");
     host.wait_until("the last notice", || host.has_seen(GuestEvent::Reaped(43)));
     let events = host.handshakes();
-    let expected = [41, 42, 43].map(|epoch| [GuestEvent::Confirmed(epoch), GuestEvent::Reaped(epoch)]);
-    assert_eq!(events, expected.concat());
+    assert_eq!(events.len(), 6, "{events:?}");
+    for (epoch, of_epoch) in (41..).zip(events.chunks(2)) {
+        // A death right after the attach may show both words at once; the next epoch comes later in any case.
+        assert!(of_epoch.contains(&GuestEvent::Confirmed(epoch)), "{events:?}");
+        assert!(of_epoch.contains(&GuestEvent::Reaped(epoch)), "{events:?}");
+    }
 }
 
 #[test]
