@@ -1,0 +1,96 @@
+//! What the commands say when there is no switch.
+
+mod cli;
+
+use std::path::PathBuf;
+
+use cli::{Lab, netvm};
+
+/// A config with one VM whose image is there, or not.
+fn vm_config(lab: &Lab, kernel: &str) -> PathBuf {
+    let path = lab.config("vms", &["net_null0"]);
+    let text = std::fs::read_to_string(&path).unwrap();
+    let process = text.find("[[process]]").unwrap();
+    let vm = format!(
+        "[[vm]]\nname = \"fw0\"\ndomain = \"blue\"\nkernel = \"{kernel}\"\ninitramfs = \"/dev/null\"\n\
+         [[vm.endpoint]]\nservice = \"forwarder\"\nnf = \"forwarder\"\nargs = [\"it's\"]\n"
+    );
+    std::fs::write(&path, format!("{}{vm}", &text[..process])).unwrap();
+    path
+}
+
+#[test]
+fn status_says_how_to_start_one() {
+    let lab = Lab::new();
+    for command in ["status", "audit", "stop"] {
+        let said = lab.netvm(&[command]);
+        assert!(!said.good);
+        assert!(said.errors.contains("no switch runs"), "{}", said.errors);
+        assert!(said.errors.contains("start one with `netvm run FILE`"), "{}", said.errors);
+    }
+}
+
+#[test]
+fn status_names_the_switch_that_does_not_run() {
+    let said = Lab::new().netvm(&["status", "--switch", "blue"]);
+    assert!(!said.good);
+    assert!(said.errors.contains("switch blue does not run"), "{}", said.errors);
+}
+
+#[test]
+fn boot_says_which_switch_to_start() {
+    let lab = Lab::new();
+    let config = vm_config(&lab, "/dev/null");
+    let said = lab.netvm(&["boot", config.to_str().unwrap(), "fw0"]);
+    assert!(!said.good);
+    let fix = format!("start it first with `netvm run {}`", config.display());
+    assert!(said.errors.contains(&fix), "{}", said.errors);
+}
+
+#[test]
+fn boot_names_the_vms_of_the_config() {
+    let lab = Lab::new();
+    let said = lab.netvm(&["boot", vm_config(&lab, "/dev/null").to_str().unwrap(), "fw1"]);
+    assert!(!said.good);
+    assert!(said.errors.contains("no VM \"fw1\" in "), "{}", said.errors);
+    assert!(said.errors.contains("it has: fw0"), "{}", said.errors);
+}
+
+#[test]
+fn boot_says_how_to_get_an_image() {
+    let lab = Lab::new();
+    let said = lab.netvm(&["boot", vm_config(&lab, "/nonexistent/vmlinuz").to_str().unwrap(), "fw0"]);
+    assert!(!said.good);
+    assert!(said.errors.contains("`cargo xtask image`"), "{}", said.errors);
+}
+
+#[test]
+fn boot_prints_the_command_line_without_a_switch() {
+    let lab = Lab::new();
+    let said = lab.netvm(&["boot", vm_config(&lab, "/dev/null").to_str().unwrap(), "fw0", "--print"]);
+    assert!(said.good, "{}", said.errors);
+    assert!(said.output.starts_with("qemu-system-x86_64"), "{}", said.output);
+    assert!(said.output.contains("size=8388608,share=on"), "{}", said.output);
+}
+
+#[test]
+fn doctor_gives_a_fix_for_whatever_is_not_ok() {
+    let said = netvm(&["doctor", "--json"]);
+    let told: serde_json::Value = serde_json::from_str(&said.output).unwrap();
+    let checks = told["checks"].as_array().unwrap();
+    for name in ["hugepages", "memory", "kvm", "qemu", "dpdk", "iommu", "numa", "isolation"] {
+        assert!(checks.iter().any(|check| check["name"] == name), "{name}");
+    }
+    for check in checks {
+        assert!(check["verdict"] == "ok" || check["fix"].is_string(), "{check}");
+    }
+    assert_eq!(said.good, checks.iter().all(|check| check["verdict"] != "fail"));
+}
+
+#[test]
+fn every_command_has_help_with_an_example() {
+    for command in ["check", "run", "boot", "status", "audit", "stop", "doctor"] {
+        let said = netvm(&[command, "--help"]);
+        assert!(said.good && said.output.contains("Example:\n  netvm "), "{command}: {}", said.output);
+    }
+}

@@ -1,0 +1,59 @@
+//! `netvm check` on every example and every refused file of the configuration language.
+
+mod cli;
+
+use std::path::{Path, PathBuf};
+
+use cli::netvm;
+
+fn files(folder: &str) -> Vec<PathBuf> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../security-domains").join(folder);
+    let entries = std::fs::read_dir(&folder).unwrap();
+    let mut files: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
+    files.retain(|path| path.extension().is_some_and(|extension| extension == "toml"));
+    files.sort();
+    files
+}
+
+fn is_config(path: &Path) -> bool {
+    std::fs::read_to_string(path).unwrap().contains("[switch]")
+}
+
+#[test]
+fn every_example_passes_and_says_what_it_needs() {
+    let examples: Vec<PathBuf> = files("examples").into_iter().filter(|path| is_config(path)).collect();
+    assert!(examples.len() >= 3, "{examples:?}");
+    for example in examples {
+        let said = netvm(&["check", example.to_str().unwrap()]);
+        assert!(said.good, "{}: {}", example.display(), said.errors);
+        assert!(said.output.contains("needs at least"), "{}", said.output);
+    }
+}
+
+#[test]
+fn every_refused_file_is_refused_with_place_and_count() {
+    let refused = files("refused");
+    assert!(refused.len() >= 10, "{refused:?}");
+    for file in refused {
+        let said = netvm(&["check", file.to_str().unwrap()]);
+        assert!(!said.good, "{} passes", file.display());
+        assert!(said.errors.contains(&format!("{}:", file.display())), "{}", said.errors);
+        assert!(said.errors.contains(" finding"), "{}", said.errors);
+    }
+}
+
+#[test]
+fn findings_are_given_as_json_too() {
+    let file = files("refused").remove(0);
+    let said = netvm(&["check", "--json", file.to_str().unwrap()]);
+    assert!(!said.good);
+    let told: serde_json::Value = serde_json::from_str(&said.output).unwrap();
+    assert!(told["findings"][0]["rule"].is_string(), "{told}");
+}
+
+#[test]
+fn a_config_that_is_not_there_is_named() {
+    let said = netvm(&["check", "/nonexistent/demo.toml"]);
+    assert!(!said.good);
+    assert!(said.errors.contains("/nonexistent/demo.toml"), "{}", said.errors);
+}

@@ -1,0 +1,144 @@
+//! The life of a switch as an operator sees it: started, asked, refused, stopped, killed. Needs libdpdk, no
+//! hugepages, no root, no devices.
+
+mod cli;
+
+use cli::Lab;
+use rustix::process::Signal;
+
+#[test]
+fn a_switch_runs_answers_and_leaves_nothing_after_sigterm() {
+    let lab = Lab::new();
+    let switch = lab.switch(&lab.config("one", &["net_null0"]));
+
+    let status = lab.netvm(&["status", "--json"]);
+    let status: serde_json::Value = serde_json::from_str(&status.output).unwrap();
+    assert_eq!(status["switch"], "one");
+    assert_eq!(status["endpoints"][0]["phase"], "detached");
+    assert_eq!(status["buffers"]["blue"]["sum"], status["buffers"]["blue"]["total"]);
+
+    let table = lab.netvm(&["status", "--switch", "one"]);
+    assert!(table.good && table.output.contains("fwd0/forwarder"), "{table:?}");
+    let audit = lab.netvm(&["audit"]);
+    assert!(audit.good && audit.output.contains("every buffer is accounted for"), "{audit:?}");
+
+    switch.signal(Signal::TERM);
+    switch.wait_for("last audit of domain blue, lcore 0: all 3540 buffers accounted for");
+    assert!(switch.wait().success());
+    assert_eq!(lab.left_behind(), Vec::<std::path::PathBuf>::new());
+}
+
+#[test]
+fn a_second_switch_of_the_same_name_is_refused_and_the_first_undisturbed() {
+    let lab = Lab::new();
+    let config = lab.config("twice", &["net_null0"]);
+    let switch = lab.switch(&config);
+    let second = lab.netvm(&["run", config.to_str().unwrap()]);
+    assert!(!second.good);
+    let expected = format!("switch twice already runs as process {}", switch.pid());
+    assert!(second.errors.contains(&expected), "{}", second.errors);
+    assert!(lab.netvm(&["status"]).good);
+
+    let stopped = lab.netvm(&["stop"]);
+    assert!(stopped.good, "{stopped:?}");
+    assert!(switch.wait().success());
+}
+
+#[test]
+fn a_switch_that_was_killed_is_no_obstacle_to_the_next() {
+    let lab = Lab::new();
+    let config = lab.config("killed", &["net_null0"]);
+    let killed = lab.switch(&config);
+    killed.signal(Signal::KILL);
+    assert!(!killed.wait().success());
+    let asked = lab.netvm(&["status", "--switch", "killed"]);
+    assert!(!asked.good && asked.errors.contains("start it again with `netvm run FILE`"), "{asked:?}");
+
+    let next = lab.switch(&config);
+    assert!(lab.netvm(&["status"]).good);
+    next.signal(Signal::INT);
+    assert!(next.wait().success());
+}
+
+#[test]
+fn a_wrong_pci_address_is_refused_and_nothing_stays_behind() {
+    let lab = Lab::new();
+    let config = lab.config("pci", &["0000:ff:1f.7"]);
+    let said = lab.netvm(&["run", config.to_str().unwrap()]);
+    assert!(!said.good);
+    assert!(
+        said.errors.contains("port port0: no PCI device 0000:ff:1f.7; network devices here: "),
+        "{}",
+        said.errors
+    );
+    assert_eq!(lab.left_behind(), Vec::<std::path::PathBuf>::new());
+}
+
+#[test]
+fn every_device_that_is_missing_is_named_at_once() {
+    let lab = Lab::new();
+    let config =
+        lab.config("devices", &["net_af_packet0,iface=nv-none", "net_pcap1,rx_pcap=/nonexistent.pcap"]);
+    let said = lab.netvm(&["run", config.to_str().unwrap()]);
+    assert!(!said.good);
+    assert!(said.errors.contains("port port0: no network interface nv-none"), "{}", said.errors);
+    assert!(said.errors.contains("port port1: no capture file /nonexistent.pcap"), "{}", said.errors);
+    assert_eq!(lab.left_behind(), Vec::<std::path::PathBuf>::new());
+}
+
+#[test]
+fn a_driver_that_dpdk_does_not_have_is_refused_and_nothing_stays_behind() {
+    let lab = Lab::new();
+    let config = lab.config("driver", &["net_nonesuch0"]);
+    let said = lab.netvm(&["run", config.to_str().unwrap()]);
+    assert!(!said.good);
+    assert!(said.errors.contains("net_nonesuch0"), "{}", said.errors);
+    assert_eq!(lab.left_behind(), Vec::<std::path::PathBuf>::new());
+}
+
+#[test]
+fn a_device_of_another_switch_is_refused_with_its_holder() {
+    let lab = Lab::new();
+    // Two switches, one loopback interface; raw sockets need a privilege.
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let device = "net_af_packet0,iface=lo";
+    let first = lab.switch(&lab.config("first", &[device]));
+    let said = lab.netvm(&["run", lab.config("second", &[device]).to_str().unwrap()]);
+    assert!(!said.good);
+    let expected = format!("port device {device} is already bound by process {}", first.pid());
+    assert!(said.errors.contains(&expected), "{}", said.errors);
+    first.signal(Signal::TERM);
+    assert!(first.wait().success());
+    assert_eq!(lab.left_behind(), Vec::<std::path::PathBuf>::new());
+}
+
+#[test]
+fn a_refused_config_starts_nothing() {
+    let lab = Lab::new();
+    let config = lab.config("broken", &["net_null0"]);
+    let text = std::fs::read_to_string(&config).unwrap().replace("region_mib = 8", "region_mib = 7");
+    std::fs::write(&config, text).unwrap();
+    let said = lab.netvm(&["run", config.to_str().unwrap()]);
+    assert!(!said.good);
+    assert!(said.errors.contains("1 finding; nothing was started"), "{}", said.errors);
+    assert_eq!(lab.left_behind(), Vec::<std::path::PathBuf>::new());
+}
+
+#[test]
+fn too_few_hugepages_are_refused_where_the_config_insists() {
+    let lab = Lab::new();
+    let config = lab.config("huge", &["net_null0"]);
+    let text = std::fs::read_to_string(&config).unwrap();
+    // 64 GiB: more huge pages than a machine for tests has.
+    let text = text
+        .replace("pages = \"plain\"", "pages = \"hugetlb\"")
+        .replace("region_mib = 8", "region_mib = 65536");
+    std::fs::write(&config, text).unwrap();
+    let said = lab.netvm(&["run", config.to_str().unwrap()]);
+    assert!(!said.good);
+    assert!(said.errors.contains("huge pages of 2 MiB"), "{}", said.errors);
+    assert!(said.errors.contains("nr_hugepages"), "{}", said.errors);
+    assert_eq!(lab.left_behind(), Vec::<std::path::PathBuf>::new());
+}
