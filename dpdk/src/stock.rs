@@ -201,7 +201,27 @@ impl Stock {
     }
 
     /// Takes headers back.
+    #[inline]
     pub(crate) fn give(&self, headers: &[*mut c_void]) {
+        // Virtual devices free frame by frame what they have sent.
+        match headers {
+            [header] => self.give_one(header.addr()),
+            _ => self.give_many(headers),
+        }
+    }
+
+    #[inline]
+    fn give_one(&self, header: usize) {
+        let Some(slot) = self.slot_of(header) else {
+            self.alien_buffers.fetch_add(1, Ordering::Relaxed);
+            return;
+        };
+        if self.with_free_list(|list| list.give(&[self.first_index + slot])).is_none() {
+            self.returns.push(&[slot]);
+        }
+    }
+
+    fn give_many(&self, headers: &[*mut c_void]) {
         if self.with_free_list(|list| self.give_to(list, headers)).is_none() {
             self.each_chunk(headers, 0, |slots| self.returns.push(slots));
         }
