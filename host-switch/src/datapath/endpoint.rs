@@ -97,7 +97,7 @@ impl EndpointLane {
 
     /// Lends it a frame, unless ring or quota have no room. Nothing has changed hands when this fails; a
     /// [`PeerCounterError`] in `broken` besides means that the endpoint is to be cut off.
-    #[inline]
+    #[inline(always)]
     pub(super) fn lend(
         &mut self,
         shard: &mut Shard<'static>,
@@ -152,7 +152,7 @@ impl EndpointLane {
     }
 }
 
-#[inline]
+#[inline(always)]
 fn describe(frame: Frame, kind: Kind, generation: u16, path: PacketPath) -> RawDesc {
     Desc {
         buffer_index: frame.index.0,

@@ -10,12 +10,13 @@ use std::sync::mpsc::Receiver;
 use std::time::Instant;
 
 use dpdk::MbufBurst;
-use shm_ring::desc::{Kind, RawDesc};
+use shm_ring::desc::{Kind, RawDesc, Verdict};
 use switch_core::drop_reason::DropReason;
 use switch_core::fault::DescFault;
-use switch_core::forwarding::{Forwarding, Step};
+use switch_core::forwarding::{Decision, Forwarding, Step};
 use switch_core::header::HeaderCopy;
-use switch_core::ids::LcoreId;
+use switch_core::ids::{ChainId, LcoreId, PortId};
+use switch_core::ledger::PacketPath;
 use switch_core::liveness::Liveness;
 use switch_core::shard::{Ingress as Arrival, Returned};
 
@@ -156,13 +157,17 @@ impl Lcore {
             events: &mut self.events,
         };
         let header = &mut *self.header;
+        let needs_header = self.forwarding.needs_header(ingress.port);
         while let Some(mbuf) = ingress.burst.take_first() {
             ingress.counters.rx_bytes += u64::from(mbuf.pkt_len());
             let vlan = mbuf.stripped_vlan_tci().unwrap_or(0);
             let arrived = match (ingress::check(&mbuf), &mut ingress.source) {
                 (Err(reason), _) => Err(Refused { mbuf, reason }),
-                (Ok(()), Source::Region) => ingress::take_over(pool, mbuf)
-                    .inspect(|arrived| route.domain.copy_header(arrived.frame, header)),
+                (Ok(()), Source::Region) => ingress::take_over(pool, mbuf).inspect(|arrived| {
+                    if needs_header {
+                        route.domain.copy_header(arrived.frame, header);
+                    }
+                }),
                 (Ok(()), Source::Private(scratch)) => {
                     let copied = ingress::copy_over(route.domain, route.shard, scratch, header, mbuf);
                     ingress.counters.copies += u64::from(copied.is_ok());
@@ -253,27 +258,34 @@ impl Lcore {
             events: &mut self.events,
         };
         let limits = route.domain.limits;
+        let mut accepted = 0;
+        let mut last_question = Question::NONE;
+        let mut decision = Decision { step: Step::Home, path: PATH_OF_NOTHING };
         for &raw in returns {
-            match route.shard.take_back(id, raw, &limits) {
-                Ok(mut returned) => {
-                    route.endpoints[position].counters.returned += 1;
-                    if returned.kind == Kind::Empty {
-                        made(&mut route, position, &mut returned, &self.forwarding, &mut self.header);
+            // Taken apart at once, so that the fields stay in registers.
+            let Returned { index, data_offset_bytes, data_len_bytes, kind, verdict, aux, path } =
+                match route.shard.take_back(id, raw, &limits) {
+                    Ok(returned) => returned,
+                    Err(fault) => {
+                        refuse(&mut route.endpoints[position], route.events, fault);
+                        continue;
                     }
-                    let decision = self.forwarding.after(id, &returned, route.live);
-                    let frame = Frame {
-                        index: returned.index,
-                        offset_bytes: returned.data_offset_bytes,
-                        len_bytes: returned.data_len_bytes,
-                    };
-                    if returned.kind == Kind::Empty && decision.step != Step::Home {
-                        route.domain.counters.entered += 1;
-                    }
-                    route.forward(frame, decision, Some(id));
-                }
-                Err(fault) => refuse(&mut route.endpoints[position], route.events, fault),
+                };
+            accepted += 1;
+            let frame = Frame { index, offset_bytes: data_offset_bytes, len_bytes: data_len_bytes };
+            let whole = || Returned { index, data_offset_bytes, data_len_bytes, kind, verdict, aux, path };
+            if kind == Kind::Empty {
+                made(&mut route, position, frame, whole(), &self.forwarding, &mut self.header);
+                continue;
             }
+            let question = Question::of(path, verdict, aux);
+            if question != last_question {
+                last_question = question;
+                decision = self.forwarding.after(id, &whole(), route.live);
+            }
+            route.forward(frame, decision, Some(id));
         }
+        route.endpoints[position].counters.returned += accepted;
         taken
     }
 
@@ -331,24 +343,50 @@ fn lose(domain: &mut DomainState, endpoints: &mut [EndpointLane], live: &mut Liv
     }
 }
 
+/// All that [`Forwarding::after`] looks at, of a packet, in two words: equal questions of one burst have equal
+/// answers, and packets that came in one after the other mostly ask the same.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Question(u64, u64);
+
+impl Question {
+    /// No packet asks this: there is no such verdict.
+    const NONE: Self = Self(u64::MAX, 0);
+
+    #[inline(always)]
+    fn of(path: PacketPath, verdict: Verdict, aux: u32) -> Self {
+        let PacketPath { chain, hop, visited, ingress_port, flow_hash } = path;
+        let place = u64::from(chain.0) | u64::from(hop) << 16 | u64::from(visited) << 24;
+        Self(
+            place | u64::from(ingress_port.0) << 32 | u64::from(verdict as u8) << 48,
+            u64::from(flow_hash) | u64::from(aux) << 32,
+        )
+    }
+}
+
+/// Stands for a path until there is one.
+const PATH_OF_NOTHING: PacketPath =
+    PacketPath { chain: ChainId::NONE, hop: 0, visited: 0, ingress_port: PortId::NONE, flow_hash: 0 };
+
 /// An empty buffer came home, perhaps with a packet that the endpoint made: that one has no flow hash yet.
 #[cold]
 fn made(
     route: &mut Route<'_>,
     position: usize,
-    returned: &mut Returned,
+    frame: Frame,
+    mut returned: Returned,
     forwarding: &Forwarding,
     header: &mut HeaderCopy,
 ) {
     let lane = &mut route.endpoints[position];
+    let id = lane.id;
     lane.empties = lane.empties.saturating_sub(1);
-    let frame = Frame {
-        index: returned.index,
-        offset_bytes: returned.data_offset_bytes,
-        len_bytes: returned.data_len_bytes,
-    };
     route.domain.copy_header(frame, header);
     returned.path.flow_hash = forwarding.flow_hash(header);
+    let decision = forwarding.after(id, &returned, route.live);
+    if decision.step != Step::Home {
+        route.domain.counters.entered += 1;
+    }
+    route.forward(frame, decision, Some(id));
 }
 
 /// Counts a refused descriptor. Control hears of the first one; a guest that floods us with them moves a

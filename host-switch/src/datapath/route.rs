@@ -49,7 +49,7 @@ pub(super) struct Route<'l> {
 
 impl Route<'_> {
     /// Does what was decided. `cause` is the endpoint whose verdict it was.
-    #[inline]
+    #[inline(always)]
     pub(super) fn forward(&mut self, frame: Frame, decision: Decision, cause: Option<EndpointId>) {
         match decision.step {
             Step::Endpoint(endpoint) => self.lend(frame, endpoint, decision.path),
@@ -59,7 +59,7 @@ impl Route<'_> {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn lend(&mut self, frame: Frame, endpoint: EndpointId, path: PacketPath) {
         let Some(lane) = self.endpoints.get_mut(endpoint.index()) else {
             return self.drop(frame.index, DropReason::ServiceDead, None);

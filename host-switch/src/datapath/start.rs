@@ -246,6 +246,12 @@ fn add_port(
     // frames of its least length, and not every NIC pads.
     let pad_to_bytes = if is_virtual { 0 } else { WIRE_FRAME_BYTES_MIN };
     let limits = EgressLimits::of_mtu(spec.mtu_bytes, pad_to_bytes);
+    let mut paced = spec.paced;
+    if let Some(chain) = &mut paced {
+        // A chain may pass an endpoint more than once; it holds a packet once.
+        chain.sort_unstable();
+        chain.dedup();
+    }
     for (parts, queue) in parts.iter_mut().zip(rx) {
         parts.ingresses.push(Ingress {
             port: spec.id,
@@ -253,7 +259,7 @@ fn add_port(
             queue,
             burst: dpdk::MbufBurst::new(),
             source: if zero_copy { Source::Region } else { Source::private() },
-            paced: spec.paced.clone(),
+            paced: paced.clone(),
             counters: PortCounters::default(),
         });
     }
