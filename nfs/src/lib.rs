@@ -6,6 +6,9 @@
 #![deny(missing_docs)]
 
 mod common;
+pub mod firewall;
+pub mod polling;
+pub mod settings;
 mod start;
 mod summary;
 

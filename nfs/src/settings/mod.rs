@@ -1,7 +1,7 @@
 //! Settings files of network functions: TOML, unknown keys refused, every finding with file, line and column.
 
+mod book;
 mod finding;
-mod log;
 mod prefix;
 mod table;
 
@@ -9,9 +9,10 @@ use std::path::Path;
 
 pub use finding::{Finding, Findings};
 pub use prefix::Prefix;
+pub(crate) use prefix::address_and_prefix;
 pub use table::{Refusal, Table, name, number, text, word};
 
-use log::Log;
+use book::Book;
 
 /// Reads a settings file. `read` gets the root table, which has only `keys`, and returns `None` only after
 /// something was refused.
@@ -38,15 +39,15 @@ pub fn parse<T>(
     keys: &[&str],
     read: impl FnOnce(&Table<'_>) -> Option<T>,
 ) -> Result<T, Findings> {
-    let log = Log::new(file, text);
+    let book = Book::new(file, text);
     let value = match toml_edit::Document::parse(text) {
-        Ok(document) => read(&Table::new(&log, document.as_table(), 0..0, String::new(), keys)),
+        Ok(document) => read(&Table::new(&book, document.as_table(), 0..0, String::new(), keys)),
         Err(error) => {
-            log.refuse_syntax(&error);
+            book.refuse_syntax(&error);
             None
         }
     };
-    match (value, log.into_findings()) {
+    match (value, book.into_findings()) {
         (Some(value), findings) if findings.is_empty() => Ok(value),
         (_, findings) => Err(Findings::sorted(findings)),
     }
@@ -95,6 +96,9 @@ mod tests {
     #[test]
     fn a_file_that_is_not_there_has_no_line() {
         let err = load(Path::new("/nonexistent/s.toml"), &[], |_| Some(())).unwrap_err().to_string();
-        assert!(err.starts_with("/nonexistent/s.toml: must be a readable text file, got No such file"), "{err}");
+        assert!(
+            err.starts_with("/nonexistent/s.toml: must be a readable text file, got No such file"),
+            "{err}"
+        );
     }
 }

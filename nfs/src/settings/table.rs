@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use toml_edit::{Item, TableLike, Value};
 
-use super::log::{Log, Place, printable};
+use super::book::{Book, Place, printable};
 
 /// Why a value is not taken: the rule, and the nearest values that it allows.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,11 +26,14 @@ impl Refusal {
 /// as a whole fails at its end; so `None` below means "absent, or refused already".
 #[derive(Clone, Debug)]
 pub struct Table<'d> {
-    log: &'d Log<'d>,
+    book: &'d Book<'d>,
     table: Shown<'d>,
     span: Range<usize>,
     path: String,
 }
+
+/// A table as the parser gives it; one that the file never heads has no span.
+type SpannedTable<'d> = (&'d dyn TableLike, Option<Range<usize>>);
 
 /// A table that has a `Debug` form without its content.
 #[derive(Clone)]
@@ -44,13 +47,13 @@ impl std::fmt::Debug for Shown<'_> {
 
 impl<'d> Table<'d> {
     pub(super) fn new(
-        log: &'d Log<'d>,
+        book: &'d Book<'d>,
         table: &'d dyn TableLike,
         span: Range<usize>,
         path: String,
         keys: &[&str],
     ) -> Self {
-        let table = Self { log, table: Shown(table), span, path };
+        let table = Self { book, table: Shown(table), span, path };
         table.refuse_unknown_keys(keys);
         table
     }
@@ -60,7 +63,7 @@ impl<'d> Table<'d> {
             let start = self.key_start(name);
             let name = printable(name);
             let place = Place { key: self.key_path(&name), start, got: name };
-            self.log.refuse(place, format!("must be one of the keys {}", keys.join(", ")), Vec::new());
+            self.book.refuse(place, format!("must be one of the keys {}", keys.join(", ")), Vec::new());
         }
     }
 
@@ -82,14 +85,14 @@ impl<'d> Table<'d> {
             return Place { key, start: self.span.start, got: "nothing".to_owned() };
         };
         match item.span() {
-            Some(span) if item.is_value() => Place { key, start: span.start, got: self.log.excerpt(&span) },
+            Some(span) if item.is_value() => Place { key, start: span.start, got: self.book.excerpt(&span) },
             _ => Place { key, start: self.key_start(name), got: "a table".to_owned() },
         }
     }
 
     /// Writes down that the value of a key, or its absence, breaks a rule.
     pub fn refuse(&self, name: &str, refusal: Refusal) {
-        self.log.refuse(self.place(name), refusal.rule, refusal.nearest);
+        self.book.refuse(self.place(name), refusal.rule, refusal.nearest);
     }
 
     /// Whether the key is there, legal or not.
@@ -127,7 +130,7 @@ impl<'d> Table<'d> {
     /// `label`, or else by its number.
     #[must_use]
     pub fn tables(&self, name: &str, label: &str, keys: &[&str], count_max: usize) -> Vec<Table<'d>> {
-        let listed: Option<Vec<(&'d dyn TableLike, Option<Range<usize>>)>> = match self.item(name) {
+        let listed: Option<Vec<SpannedTable<'d>>> = match self.item(name) {
             None => Some(Vec::new()),
             Some(Item::ArrayOfTables(tables)) => {
                 Some(tables.iter().map(|table| (table as &dyn TableLike, table.span())).collect())
@@ -149,7 +152,7 @@ impl<'d> Table<'d> {
                 let shown = table.get(label).and_then(Item::as_str).map(printable);
                 let path =
                     format!("{}[{}]", self.key_path(name), shown.unwrap_or_else(|| position.to_string()));
-                Table::new(self.log, table, span.unwrap_or(self.span.clone()), path, keys)
+                Table::new(self.book, table, span.unwrap_or(self.span.clone()), path, keys)
             })
             .collect()
     }
@@ -157,7 +160,7 @@ impl<'d> Table<'d> {
     /// The line on which the table starts.
     #[must_use]
     pub fn line(&self) -> usize {
-        self.log.position(self.span.start).0
+        self.book.position(self.span.start).0
     }
 }
 

@@ -10,7 +10,7 @@ const SHOWN_CHARS_MAX: usize = 60;
 
 /// The text of a file and what is wrong with it so far.
 #[derive(Debug)]
-pub(super) struct Log<'t> {
+pub(super) struct Book<'t> {
     file: &'t str,
     text: &'t str,
     findings: RefCell<Vec<Finding>>,
@@ -24,7 +24,7 @@ pub(super) struct Place {
     pub(super) got: String,
 }
 
-impl<'t> Log<'t> {
+impl<'t> Book<'t> {
     pub(super) fn new(file: &'t str, text: &'t str) -> Self {
         Self { file, text, findings: RefCell::default() }
     }
@@ -98,18 +98,18 @@ mod tests {
 
     #[test]
     fn counts_lines_and_columns_from_one_and_in_characters() {
-        let log = Log::new("a.toml", "ab\ncdé=f\n");
-        assert_eq!(log.position(0), (1, 1));
-        assert_eq!(log.position(3), (2, 1));
-        assert_eq!(log.position(6), (2, 3), "inside a character counts as its start");
-        assert_eq!(log.position(7), (2, 4));
-        assert_eq!(log.position(99), (3, 1));
+        let book = Book::new("a.toml", "ab\ncdé=f\n");
+        assert_eq!(book.position(0), (1, 1));
+        assert_eq!(book.position(3), (2, 1));
+        assert_eq!(book.position(6), (2, 3), "inside a character counts as its start");
+        assert_eq!(book.position(7), (2, 4));
+        assert_eq!(book.position(99), (3, 1));
     }
 
     #[test]
     fn escapes_control_characters_and_cuts_long_values() {
         let text = format!("\u{1b}[2J{}", "x".repeat(80));
-        let shown = Log::new("a.toml", &text).excerpt(&(0..text.len()));
+        let shown = Book::new("a.toml", &text).excerpt(&(0..text.len()));
         assert!(shown.starts_with("\\u{1b}[2Jxxx"), "{shown}");
         assert_eq!(shown.chars().count(), SHOWN_CHARS_MAX + 1);
     }

@@ -1,0 +1,182 @@
+//! A polling loop for network functions that hold packets back, or act without one.
+//!
+//! [`guest_netlib::Endpoint::run`] hands each packet out for one call. Here a packet may be kept until the end
+//! of the attach, the clock ticks without traffic, and the counters that the switch shows are kept up to date.
+
+use std::time::{Duration, Instant};
+
+use guest_netlib::{
+    BURST_PACKETS_MAX, Burst, End, Endpoint, Packet, PollError, QueuePair, Run, RunError, RunReport,
+};
+
+/// Rounds over all queue pairs between two looks at the clock, when there is traffic.
+const ROUNDS_PER_LOOK: u32 = 64;
+/// Time between two ticks.
+pub const TICK: Duration = Duration::from_millis(50);
+/// Counters that the switch shows for an endpoint.
+pub const SHOWN_COUNTERS: usize = 8;
+/// Bytes of a packet that are copied before anything is decided by them: whoever maps the domain's region may
+/// change the packet meanwhile, and nobody the copy.
+pub const HEADER_BYTES: usize = 128;
+
+/// What a network function does during one attach. `'q` is the time of the attach.
+pub trait Handler<'q> {
+    /// Takes a packet; what is dropped without a verdict is dropped from the network.
+    fn packet(&mut self, packet: Packet<'q>, now: Duration);
+
+    /// Called about every [`TICK`], traffic or not. `now` counts from the start of the run.
+    fn tick(&mut self, now: Duration);
+
+    /// What the switch shows of this network function, counted since the run started.
+    fn shown(&self) -> [u64; SHOWN_COUNTERS];
+}
+
+/// Why one attach ended.
+#[derive(Debug)]
+pub struct Pause(Reason);
+
+#[derive(Debug)]
+enum Reason {
+    End(End),
+    Broken(PollError),
+    SwitchGone,
+}
+
+/// What lasts over all attaches of a run.
+#[derive(Debug)]
+struct Progress {
+    started: Instant,
+    packets: u64,
+    shown: [u64; SHOWN_COUNTERS],
+}
+
+/// One attach, to be polled once.
+#[derive(Debug)]
+pub struct Attach<'q> {
+    endpoint: &'q Endpoint,
+    how: &'q Run,
+    progress: &'q mut Progress,
+}
+
+/// Runs until `how` says to end. `attached` is called once for each attach and has to
+/// [`poll`](Attach::poll) it; when the switch detaches the endpoint, it is attached anew.
+///
+/// # Errors
+/// As [`Endpoint::run`].
+pub fn run(
+    endpoint: &mut Endpoint,
+    how: &Run,
+    mut attached: impl FnMut(Attach<'_>) -> Pause,
+) -> Result<RunReport, RunError> {
+    let mut progress = Progress { started: Instant::now(), packets: 0, shown: [0; SHOWN_COUNTERS] };
+    let end = loop {
+        let Pause(reason) = attached(Attach { endpoint, how, progress: &mut progress });
+        match reason {
+            Reason::End(end) => break end,
+            Reason::SwitchGone => return Err(RunError::SwitchGone),
+            Reason::Broken(cause) => {
+                log::warn!("{cause}; attaching again");
+                endpoint.attach_anew().map_err(|source| RunError::Attach { cause, source })?;
+            }
+        }
+    };
+    Ok(RunReport {
+        end,
+        counters: endpoint.counters(),
+        attaches: endpoint.attaches(),
+        elapsed: progress.started.elapsed(),
+    })
+}
+
+impl<'q> Attach<'q> {
+    /// The queue pairs of this attach.
+    #[must_use]
+    pub fn queue_pairs(&self) -> &'q [QueuePair] {
+        self.endpoint.queue_pairs()
+    }
+
+    /// Polls round and round until there is a reason to pause.
+    pub fn poll(self, handler: &mut impl Handler<'q>) -> Pause {
+        let Self { endpoint, how, progress } = self;
+        let reason = progress.poll(endpoint, how, handler);
+        progress.show(endpoint, handler.shown());
+        Pause(reason)
+    }
+}
+
+impl Progress {
+    fn poll<'q>(&mut self, endpoint: &'q Endpoint, how: &Run, handler: &mut impl Handler<'q>) -> Reason {
+        let mut burst = Burst::new();
+        let mut now = self.started.elapsed();
+        let mut next_tick = now;
+        let (mut empty_rounds, mut rounds) = (0_u32, 0_u32);
+        loop {
+            if how.stop.asked() {
+                return Reason::End(End::Stopped);
+            }
+            let wanted = self.packets_wanted(how);
+            if wanted == 0 {
+                return Reason::End(End::Packets);
+            }
+            let taken = match self.poll_round(endpoint.queue_pairs(), how, now, &mut burst, handler) {
+                Ok(taken) => taken,
+                Err(err) => return Reason::Broken(err),
+            };
+            rounds = rounds.wrapping_add(1);
+            if taken == 0 || rounds.is_multiple_of(ROUNDS_PER_LOOK) {
+                now = self.started.elapsed();
+            }
+            if now >= next_tick {
+                next_tick = now + TICK;
+                handler.tick(now);
+                self.show(endpoint, handler.shown());
+                if how.time_max.is_some_and(|max| now >= max) {
+                    return Reason::End(End::Time);
+                }
+                if !endpoint.device().is_connected() {
+                    return Reason::SwitchGone;
+                }
+            }
+            empty_rounds = if taken == 0 { empty_rounds.saturating_add(1) } else { 0 };
+            if taken == 0 {
+                how.idle.wait(empty_rounds);
+            }
+        }
+    }
+
+    /// How many packets the next poll may take.
+    fn packets_wanted(&self, how: &Run) -> usize {
+        let left = how.packets_max.map_or(u64::MAX, |max| max.saturating_sub(self.packets));
+        usize::try_from(left).unwrap_or(usize::MAX).min(BURST_PACKETS_MAX)
+    }
+
+    /// One poll of each queue pair.
+    #[inline]
+    fn poll_round<'q>(
+        &mut self,
+        pairs: &'q [QueuePair],
+        how: &Run,
+        now: Duration,
+        burst: &mut Burst<'q>,
+        handler: &mut impl Handler<'q>,
+    ) -> Result<usize, PollError> {
+        let mut taken = 0;
+        for pair in pairs {
+            let packets = pair.poll_up_to(burst, self.packets_wanted(how))?;
+            self.packets += packets as u64;
+            taken += packets;
+            burst.for_each(|packet| handler.packet(packet, now));
+        }
+        Ok(taken)
+    }
+
+    /// Adds what is new to the counters that the switch shows.
+    fn show(&mut self, endpoint: &Endpoint, now: [u64; SHOWN_COUNTERS]) {
+        for (number, (count, before)) in now.iter().zip(&mut self.shown).enumerate() {
+            let more = count.wrapping_sub(*before);
+            if more > 0 && endpoint.add_app_counter(number, more) {
+                *before = *count;
+            }
+        }
+    }
+}
