@@ -7,7 +7,9 @@
 
 mod common;
 pub mod firewall;
+pub mod frame;
 pub mod polling;
+pub mod router;
 pub mod settings;
 mod start;
 mod summary;
