@@ -8,6 +8,8 @@
 mod common;
 pub mod firewall;
 pub mod frame;
+pub mod l2fwd;
+pub mod monitor;
 pub mod polling;
 pub mod router;
 pub mod settings;
