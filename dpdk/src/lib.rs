@@ -36,11 +36,13 @@
 compile_error!("the sabotage features break this crate on purpose and are for its tests only");
 
 mod burst;
+mod device;
 mod eal;
 mod error;
 mod freelist;
 mod holder;
 mod lcore;
+mod making;
 mod mbuf;
 mod memory;
 mod ops;

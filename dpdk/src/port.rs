@@ -2,9 +2,10 @@
 
 use std::ffi::CStr;
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
-use crate::eal::{Eal, c_text};
+use crate::device;
+use crate::eal::Eal;
 use crate::error::{DpdkError, Errno};
 use crate::memory::ExternalMemory;
 use crate::queue::{QueueId, RxPool, RxQueue, TxQueue};
@@ -133,35 +134,26 @@ pub struct Port {
 // they change it). `device` is DPDK's and stays until we remove it.
 unsafe impl Send for Port {}
 
-/// Ports that have an owner here; also the lock for making and removing devices, which DPDK wants one
-/// at a time.
-static CLAIMED: Mutex<Vec<PortId>> = Mutex::new(Vec::new());
-
-fn claimed() -> MutexGuard<'static, Vec<PortId>> {
-    // The list is whole between any two of its operations, so a panic elsewhere does not spoil it.
-    CLAIMED.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 impl Port {
     /// Finds or makes the device and takes its port.
     ///
-    /// `device` is a virtual device with its arguments (`net_af_packet0,iface=eth1`) or a PCI address
+    /// `wanted` is a virtual device with its arguments (`net_af_packet0,iface=eth1`) or a PCI address
     /// that was given to the EAL at start.
     ///
     /// # Errors
     /// [`DpdkError::Call`] naming the device when the driver refuses it; others as named.
-    pub fn probe(_eal: &Eal, device: &str) -> Result<Self, DpdkError> {
-        let name = port_name(device);
-        let mut claimed = claimed();
-        let id = match find(&name)? {
+    pub fn probe(_eal: &Eal, wanted: &str) -> Result<Self, DpdkError> {
+        let name = device::port_name(wanted);
+        let mut claimed = device::claimed();
+        let id = match device::find(&name)? {
             Some(id) if claimed.contains(&id) => {
-                return Err(DpdkError::PortTwice { device: device.to_owned(), port: id });
+                return Err(DpdkError::PortTwice { device: wanted.to_owned(), port: id });
             }
             Some(id) => id,
-            None if is_pci_address(&name) => return Err(DpdkError::PciNotEnabled { device: name }),
+            None if device::is_pci_address(&name) => return Err(DpdkError::PciNotEnabled { device: name }),
             None => {
-                plug(device)?;
-                find(&name)?.ok_or_else(|| DpdkError::NoPort { device: device.to_owned() })?
+                device::plug(wanted)?;
+                device::find(&name)?.ok_or_else(|| DpdkError::NoPort { device: wanted.to_owned() })?
             }
         };
         let raw = setup::device_info(id, &name)?;
@@ -350,74 +342,17 @@ impl Drop for Port {
             std::mem::take(&mut self.mapped).into_iter().for_each(std::mem::forget);
             return;
         }
-        let mut claimed = claimed();
-        stop(self.id);
+        let mut claimed = device::claimed();
+        device::stop(self.id);
         for memory in &self.mapped {
             let (address, len) = (memory.address(), memory.len_bytes());
             // SAFETY: mapped by `dma_map` with these very values, and unmapped once; the device is
             // stopped, so it uses nothing of it.
             unsafe { dpdk_sys::rte_dev_dma_unmap(self.device, address, address.addr() as u64, len) };
         }
-        close(self.id, self.device);
+        device::close(self.id, self.device);
         claimed.retain(|&id| id != self.id);
     }
-}
-
-/// A refusal is left to the driver: there is nothing else to try.
-fn stop(id: PortId) {
-    // SAFETY: a valid port that nobody polls; stopping a stopped port does nothing.
-    unsafe { dpdk_sys::rte_eth_dev_stop(id.0) };
-}
-
-/// Closes a port, and removes its device.
-fn close(id: PortId, device: *mut dpdk_sys::rte_device) {
-    // SAFETY: a valid, stopped port.
-    unsafe { dpdk_sys::rte_eth_dev_close(id.0) };
-    // SAFETY: the device that made the port; removed once, under the lock for devices.
-    unsafe { dpdk_sys::rte_dev_remove(device) };
-}
-
-fn plug(device: &str) -> Result<(), DpdkError> {
-    let arguments = c_text("device", device.to_owned())?;
-    Errno::clear();
-    // SAFETY: a terminated string that is copied; under the lock for devices.
-    let result = unsafe { dpdk_sys::rte_dev_probe(arguments.as_ptr()) };
-    if result == 0 {
-        return Ok(());
-    }
-    Err(DpdkError::Call {
-        call: "rte_dev_probe",
-        asked: format!("device {device}"),
-        errno: Errno::from_result(result),
-        hint: "check the driver's name and arguments, and that what they name exists and may be opened",
-    })
-}
-
-/// Number of the port of that name.
-fn find(name: &str) -> Result<Option<PortId>, DpdkError> {
-    let c_name = c_text("device", name.to_owned())?;
-    let mut id = 0;
-    // SAFETY: a terminated string, and room for a number.
-    let result = unsafe { dpdk_sys::rte_eth_dev_get_port_by_name(c_name.as_ptr(), &raw mut id) };
-    Ok((result == 0).then_some(PortId(id)))
-}
-
-/// Name that DPDK gives the port of a device: no arguments, PCI addresses in full.
-fn port_name(device: &str) -> String {
-    let name = device.split_once(',').map_or(device, |(name, _)| name);
-    if is_pci_address(&format!("0000:{name}")) { format!("0000:{name}") } else { name.to_owned() }
-}
-
-/// Whether it looks like `0000:01:00.0`.
-fn is_pci_address(name: &str) -> bool {
-    let shape = [4, 2, 2, 1];
-    let parts: Vec<&str> = name.split([':', '.']).collect();
-    name.matches(':').count() == 2
-        && parts.len() == shape.len()
-        && parts
-            .iter()
-            .zip(shape)
-            .all(|(part, len)| part.len() == len && part.bytes().all(|byte| byte.is_ascii_hexdigit()))
 }
 
 fn port_info(raw: &dpdk_sys::rte_eth_dev_info) -> PortInfo {
@@ -434,25 +369,5 @@ fn port_info(raw: &dpdk_sys::rte_eth_dev_info) -> PortInfo {
         tx_queues_max: raw.max_tx_queues,
         mtu_bytes_min: raw.min_mtu,
         mtu_bytes_max: raw.max_mtu,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_a_port_without_arguments_and_with_its_pci_domain() {
-        assert_eq!(port_name("net_tap0,iface=x,mac=fixed"), "net_tap0");
-        assert_eq!(port_name("01:00.0,arg=1"), "0000:01:00.0");
-        assert_eq!(port_name("0000:01:00.0"), "0000:01:00.0");
-    }
-
-    #[test]
-    fn tells_pci_addresses_from_virtual_devices() {
-        assert!(is_pci_address("0000:0a:1f.7"));
-        for other in ["net_null0", "01:00.0", "0000:01:00", "0000.01.00.0", "0000:01:0g.0", ""] {
-            assert!(!is_pci_address(other), "{other}");
-        }
     }
 }

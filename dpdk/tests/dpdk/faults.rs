@@ -247,3 +247,18 @@ fn a_thread_is_pinned_to_a_cpu_that_exists_and_registered_once() {
     });
     thread.join().unwrap();
 }
+
+#[test]
+fn a_second_pool_of_a_name_is_refused_by_name_and_gives_its_free_list_up() {
+    let bench = Bench::new("taken_name", 8);
+    let other = Bench::new("other_name", 8);
+    let handle = Box::new(crate::fixture::Handle::of(Arc::clone(&other.list)));
+    let base = std::ptr::NonNull::new(with_exposed_provenance_mut::<u8>(bench.base)).unwrap();
+    // SAFETY: mapped and never unmapped; refused before anything uses it.
+    let refused = unsafe { Pool::over_region(&eal(), "taken_name", base, geometry(8), handle) };
+    let Err(DpdkError::Call { call, asked, errno, .. }) = refused else { panic!("two pools of a name") };
+    assert_eq!((call, errno), ("rte_mempool_create_empty", dpdk::Errno(libc::EEXIST)));
+    assert_eq!(asked, "pool taken_name of 8 buffers");
+    assert_eq!(Arc::strong_count(&other.list), 2, "its own pool's, and the test's");
+    bench.assert_all_home();
+}
