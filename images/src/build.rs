@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use flate2::{Compression, GzBuilder};
 
 use crate::cpio::{Archive, CpioError};
+use crate::elf;
 use crate::manifest::{Manifest, Tested, differences};
 use crate::modules::{Module, ModuleError, ModuleTree};
 use crate::package::{Package, PackageError, sha256};
@@ -59,7 +60,7 @@ pub enum BuildError {
         /// How many there are.
         found: usize,
     },
-    /// The guest has no dynamic linker.
+    /// It is no 64-bit ELF program, or the guest has no dynamic linker for it.
     #[error(
         "{path} is not a static program; build it with RUSTFLAGS=\"-C target-feature=+crt-static\" and --target x86_64-unknown-linux-gnu"
     )]
@@ -198,29 +199,12 @@ fn read_programs(paths: &[PathBuf]) -> Result<BTreeMap<String, Vec<u8>>, BuildEr
     let mut programs = BTreeMap::new();
     for path in paths {
         let bytes = read(path)?;
-        if !is_static(&bytes) {
-            return Err(BuildError::Dynamic { path: path.clone() });
-        }
+        let dynamic = || BuildError::Dynamic { path: path.clone() };
+        let program = elf::program(&bytes).filter(|program| !program.is_dynamic).ok_or_else(dynamic)?;
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        programs.insert(name, bytes);
+        programs.insert(name, elf::trimmed(&bytes, program));
     }
     Ok(programs)
-}
-
-/// Whether a 64-bit ELF program asks for no dynamic linker: it has no segment of type `PT_INTERP`.
-fn is_static(elf: &[u8]) -> bool {
-    const PT_INTERP: u64 = 3;
-    let number = |at: u64, bytes: usize| -> Option<u64> {
-        let field = elf.get(usize::try_from(at).ok()?..)?.get(..bytes)?;
-        Some(field.iter().rev().fold(0, |value, &byte| value << 8 | u64::from(byte)))
-    };
-    // Offsets of e_phoff, e_phentsize and e_phnum in the header; p_type is a segment's first word.
-    let (Some(table), Some(entry_bytes), Some(count)) = (number(32, 8), number(54, 2), number(56, 2)) else {
-        return false;
-    };
-    let kind = |index: u64| number(table.checked_add(index * entry_bytes)?, 4);
-    elf.starts_with(b"\x7fELF\x02")
-        && (0..count).all(|index| kind(index).is_some_and(|kind| kind != PT_INTERP))
 }
 
 fn gzipped(bytes: &[u8]) -> Vec<u8> {
@@ -283,22 +267,6 @@ pub fn programs_in(folder: &Path) -> Result<Vec<PathBuf>, BuildError> {
 mod tests {
     use super::*;
 
-    /// The head of a 64-bit ELF file with one segment of the given type.
-    fn elf(segment: u8) -> Vec<u8> {
-        let mut bytes = vec![0; 64 + 56];
-        bytes[..5].copy_from_slice(b"\x7fELF\x02");
-        (bytes[32], bytes[54], bytes[56], bytes[64]) = (64, 56, 1, segment);
-        bytes
-    }
-
-    #[test]
-    fn tells_static_programs_from_dynamic_ones() {
-        assert!(is_static(&elf(1)));
-        assert!(!is_static(&elf(3)));
-        assert!(!is_static(&elf(1)[..64]));
-        assert!(!is_static(b"#!/bin/sh"));
-    }
-
     /// Files where the real packages have them.
     fn unpacked_packages() -> tempfile::TempDir {
         let root = tempfile::tempdir().unwrap();
@@ -308,7 +276,7 @@ mod tests {
             std::fs::write(path, bytes).unwrap();
         };
         put("boot/vmlinuz-9", b"kernel");
-        put("bin/busybox", &elf(1));
+        put("bin/busybox", b"busybox");
         for (name, depends) in [
             ("button", ""),
             ("evdev", ""),
@@ -335,10 +303,20 @@ mod tests {
     }
 
     #[test]
+    fn a_program_goes_in_without_its_symbols() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("forwarder");
+        std::fs::write(&path, elf::tests::sample(1)).unwrap();
+        let programs = assembled(&[path]).unwrap().manifest.programs;
+        let trimmed = elf::trimmed(&elf::tests::sample(1), elf::program(&elf::tests::sample(1)).unwrap());
+        assert_eq!(programs["forwarder"], sha256(&trimmed));
+    }
+
+    #[test]
     fn refuses_a_program_that_needs_a_dynamic_linker() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("forwarder");
-        std::fs::write(&path, elf(3)).unwrap();
+        std::fs::write(&path, elf::tests::sample(3)).unwrap();
         assert!(matches!(assembled(&[path]), Err(BuildError::Dynamic { .. })));
     }
 

@@ -50,7 +50,7 @@ pub enum LaunchError {
 /// What happens to QEMU when the thread that started it ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lifetime {
-    /// It is killed.
+    /// It is killed. Not with [`VmLaunch::run_as`]: the kernel drops this wish when QEMU changes its user.
     WithParent,
     /// It goes on.
     OfItsOwn,

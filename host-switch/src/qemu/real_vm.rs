@@ -7,7 +7,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use images::build::{ImageSpec, build};
+use images::build::{INITRAMFS_FILE, ImageSpec, KERNEL_FILE, build};
 use images::guest_files::{GuestFiles, NfLine};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
@@ -24,10 +24,14 @@ use super::qmp::{Command, Event, Qmp};
 const PATIENCE: Duration = Duration::from_secs(60);
 const REGION_BYTES: u64 = 2 << 20;
 
-/// The image without network functions, built once per run of the tests.
+/// The image that `cargo xtask test` has built, or else one without network functions, built once per run.
 fn image() -> &'static (PathBuf, PathBuf) {
     static IMAGE: std::sync::OnceLock<(PathBuf, PathBuf)> = std::sync::OnceLock::new();
     IMAGE.get_or_init(|| {
+        if let Some(folder) = std::env::var_os("NETVM_IMAGE_DIR") {
+            let folder = PathBuf::from(folder);
+            return (folder.join(KERNEL_FILE), folder.join(INITRAMFS_FILE));
+        }
         let out = Path::new(env!("CARGO_MANIFEST_DIR")).join("../images/out");
         let spec = ImageSpec { programs: Vec::new(), cache: out.join("cache"), out: out.join("bare") };
         let image = build(&spec).unwrap();
@@ -199,6 +203,26 @@ fn the_image_boots_with_both_memories_and_reads_its_own_files() {
     ] {
         assert!(console.contains(line), "no {line:?} in:\n{console}");
     }
+}
+
+#[test]
+#[ignore = "boots a VM; needs an image with network functions: cargo xtask test"]
+fn a_network_function_finds_both_memories_and_asks_to_attach() {
+    let line = NfLine { endpoint: 0, nf: "forwarder".to_owned(), args: Vec::new() };
+    let areas = areas();
+    let control = areas[0].fd.try_clone().unwrap();
+    let mut guest = start(&GuestFiles { run: vec![line], ..GuestFiles::default() }, "", areas, None);
+    println!("network function started after {} ms", guest.sees(BootNews::NfStarted).as_millis());
+    // The nonce is the first word of the guest's section.
+    let mut word = [0; 8];
+    let offset = std::mem::offset_of!(shm_ring::layout::ControlHeader, guest_section_offset);
+    rustix::io::pread(&control, &mut word, offset as u64).unwrap();
+    let nonce_offset = u64::from_le_bytes(word);
+    while rustix::io::pread(&control, &mut word, nonce_offset) == Ok(8) && word == [0; 8] {
+        assert!(guest.started.elapsed() < PATIENCE, "no nonce; console:\n{}", guest.console());
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    println!("it asked to attach after {} ms", guest.started.elapsed().as_millis());
 }
 
 #[test]
