@@ -99,6 +99,12 @@ impl Client {
         }
     }
 
+    /// Whether the socket is still there: a switch removes it as the last thing it does.
+    #[must_use]
+    pub fn is_listening(&self) -> bool {
+        self.socket.exists()
+    }
+
     /// Asks and reads the answer.
     ///
     /// # Errors

@@ -11,6 +11,7 @@ mod status;
 use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
 use clap::{Args, Parser, Subcommand};
 use security_domains::{Config, Findings};
@@ -93,13 +94,18 @@ impl WhichSwitch {
     }
 }
 
+/// How long a switch may take to stop.
+const STOP_LIMIT: Duration = Duration::from_secs(20);
+
 /// What ends a command badly: its text says what was found, what was allowed, and the fix.
 type Failure = Box<dyn Error>;
 
 /// Runs the command of this process.
 #[must_use]
 pub fn main() -> ExitCode {
-    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info"))
+        .format_target(false)
+        .init();
     let Cli { run_dir, command } = Cli::parse();
     let ended = match command {
         Command::Check(args) => check::check(&args),
@@ -130,8 +136,16 @@ fn load(file: &Path) -> Result<Config, Refused> {
 }
 
 fn stop(run_dir: &Path, which: &WhichSwitch) -> Result<ExitCode, Failure> {
-    which.find(run_dir)?.post::<serde_json::Value>("/v1/stop")?;
-    println!("the switch is stopping");
+    let client = which.find(run_dir)?;
+    client.post::<serde_json::Value>("/v1/stop")?;
+    let deadline = Instant::now() + STOP_LIMIT;
+    while client.is_listening() {
+        if Instant::now() > deadline {
+            return Err(format!("the switch still runs after {} s; see its log", STOP_LIMIT.as_secs()).into());
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    println!("the switch has stopped");
     Ok(ExitCode::SUCCESS)
 }
 

@@ -4,6 +4,7 @@ mod grant;
 mod vm;
 mod watch;
 
+use std::fs::File;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -72,6 +73,8 @@ pub(super) fn boot(run_dir: &Path, args: &BootArgs) -> Result<ExitCode, Failure>
     drop(switch_end);
     let areas = grant.areas;
     let serial_log = serial_log(args, vm, &switch_dir);
+    // What an earlier boot wrote there must not be taken for this one.
+    File::create(&serial_log).map_err(|error| format!("cannot write {}: {error}", serial_log.display()))?;
     let launched =
         vm::launch_of(vm, accelerator, areas, vec![qemu_end.into(), second_qemu_end.into()], &serial_log)?;
     let lifetime = if args.detach { Lifetime::OfItsOwn } else { Lifetime::WithParent };

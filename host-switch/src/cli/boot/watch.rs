@@ -134,6 +134,8 @@ impl Watched {
                 }
                 BootNews::Panicked(what) => {
                     log::warn!("vm {name}: its kernel panicked ({what}); it boots once more");
+                    // The image's kernel resets itself; another image's may hang.
+                    self.qmp.tell(Command::SystemReset)?;
                 }
                 BootNews::PanickedAgain(what) => {
                     return Ok(Some(format!("its kernel panicked twice ({what}); see its console")));
