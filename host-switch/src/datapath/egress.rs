@@ -7,6 +7,7 @@ use switch_core::ids::DomainId;
 
 use super::counters::PortCounters;
 use super::domain::{DomainLane, DomainState, Frame};
+use super::handoff::{FromLcore, Taken, ToOwner};
 use super::sample::Place;
 
 /// Frames that make a transmission worth its call.
@@ -15,13 +16,21 @@ pub(super) const FLUSH_FRAMES: usize = 32;
 /// looks at it.
 const BATCH_FRAMES: usize = FLUSH_FRAMES + super::lcore::RETURN_BURST;
 
+/// How frames leave.
+#[derive(Debug)]
+pub(super) enum Way {
+    /// By a transmit queue of this lcore.
+    Queue(TxQueue),
+    /// By the lcore that owns the port's only queue.
+    Owner(ToOwner),
+}
+
 /// The sending side of one port on one lcore.
 #[derive(Debug)]
 pub(super) struct Egress {
     pub domain: DomainId,
     pub limits: EgressLimits,
-    /// None: this lcore cannot send there.
-    pub queue: Option<TxQueue>,
+    pub way: Way,
     /// Frames on their way, in the ledger's state `Lcore`.
     batch: [Frame; BATCH_FRAMES],
     batch_len: usize,
@@ -30,12 +39,12 @@ pub(super) struct Egress {
 }
 
 impl Egress {
-    pub(super) fn new(domain: DomainId, limits: EgressLimits, queue: Option<TxQueue>) -> Self {
+    pub(super) fn new(domain: DomainId, limits: EgressLimits, way: Way) -> Self {
         let nothing = Frame { index: switch_core::ids::BufferIndex(0), offset_bytes: 0, len_bytes: 0 };
         Self {
             domain,
             limits,
-            queue,
+            way,
             batch: [nothing; BATCH_FRAMES],
             batch_len: 0,
             mbufs: MbufBurst::new(),
@@ -57,9 +66,6 @@ impl Egress {
     /// Accepts a frame for the next transmission, padded if it is shorter than the port sends.
     #[inline]
     pub(super) fn stage(&mut self, domain: &DomainState, mut frame: Frame) -> Result<(), DropReason> {
-        if self.queue.is_none() {
-            return Err(DropReason::PortDown);
-        }
         if self.domain != domain.id {
             return Err(DropReason::EgressPoolForeign);
         }
@@ -74,49 +80,100 @@ impl Egress {
         Ok(())
     }
 
-    /// Gives the waiting frames to the driver. What it does not take is dropped as `tx_full`.
+    /// Gives the waiting frames to the driver, or to the lcore that has it. What is not taken is dropped as
+    /// `tx_full`.
     pub(super) fn flush(&mut self, domain: &mut DomainLane) {
-        let Some(queue) = &mut self.queue else { return };
         let count = std::mem::take(&mut self.batch_len);
-        if count == 0 {
-            return;
-        }
-        let DomainLane { cell, pool, state } = domain;
-        let mut bytes = 0;
-        {
-            // Before the driver sees them: some drivers free at once.
-            let mut shard = cell.borrow();
-            for frame in &mut self.batch[..count] {
-                if !shard.send(frame.index) {
-                    state.counters.drops.add(DropReason::LedgerRefused, 1);
-                    frame.len_bytes = 0;
-                }
+        let frames = &mut self.batch[..count];
+        match &mut self.way {
+            Way::Owner(owner) => hand_on(owner, frames, domain),
+            Way::Queue(queue) => {
+                let bytes = make_mbufs(frames, &mut self.mbufs, domain);
+                send(queue, &mut self.mbufs, bytes, &mut self.counters, domain);
             }
         }
-        for frame in self.batch[..count].iter().filter(|frame| frame.len_bytes > 0) {
-            // SAFETY: `Shard::send` has just agreed that this lcore held the buffer, so its index is of this
-            // pool and no other frame, driver or list names it. From here on the mbuf is the holder.
-            let mut mbuf = unsafe { pool.mbuf_at(dpdk::BufferIndex(frame.index.0)) };
-            if mbuf.set_data(frame.offset_bytes, frame.len_bytes).is_err() {
-                state.counters.drops.add(DropReason::FrameTooLong, 1);
-                continue;
-            }
-            if state.sampler.watches(frame.index.0) {
-                state.sampler.compare(Place::of(&mbuf));
-            }
-            bytes += u64::from(frame.len_bytes);
-            // As many places as frames in the batch, and empty before.
-            let pushed = self.mbufs.push(mbuf);
-            debug_assert!(pushed.is_ok());
+    }
+
+    /// Sends frames that another lcore has handed on; how many.
+    pub(super) fn deliver(&mut self, from: &mut FromLcore, domain: &mut DomainLane) -> usize {
+        let Way::Queue(queue) = &mut self.way else { return 0 };
+        let Taken { frames, refused, bytes } = from.take(&mut self.mbufs);
+        if frames > 0 {
+            domain.state.counters.drops.add(DropReason::FrameTooLong, refused);
+            send(queue, &mut self.mbufs, bytes, &mut self.counters, domain);
         }
-        let sent = queue.burst(&mut self.mbufs);
-        while let Some(left) = self.mbufs.take_first() {
-            bytes -= u64::from(left.data_len());
-            state.counters.drops.add(DropReason::TxFull, 1);
+        frames
+    }
+}
+
+/// Turns frames into mbufs for the driver; how many bytes they have.
+#[inline]
+fn make_mbufs(frames: &mut [Frame], mbufs: &mut MbufBurst<BATCH_FRAMES>, domain: &mut DomainLane) -> u64 {
+    let DomainLane { cell, pool, state } = domain;
+    {
+        // Before the driver sees them: some drivers free at once.
+        let mut shard = cell.borrow();
+        for frame in frames.iter_mut() {
+            if !shard.send(frame.index) {
+                state.counters.drops.add(DropReason::LedgerRefused, 1);
+                frame.len_bytes = 0;
+            }
         }
-        state.counters.delivered += sent as u64;
-        self.counters.tx_packets += sent as u64;
-        self.counters.tx_bytes += bytes;
+    }
+    let mut bytes = 0;
+    for frame in frames.iter().filter(|frame| frame.len_bytes > 0) {
+        // SAFETY: `Shard::send` has just agreed that this lcore held the buffer, so its index is of this pool
+        // and no other frame, driver or list names it. From here on the mbuf is the holder.
+        let mut mbuf = unsafe { pool.mbuf_at(dpdk::BufferIndex(frame.index.0)) };
+        if mbuf.set_data(frame.offset_bytes, frame.len_bytes).is_err() {
+            state.counters.drops.add(DropReason::FrameTooLong, 1);
+            continue;
+        }
+        if state.sampler.watches(frame.index.0) {
+            state.sampler.compare(Place::of(&mbuf));
+        }
+        bytes += u64::from(frame.len_bytes);
+        // As many places as frames in the batch, and empty before.
+        let pushed = mbufs.push(mbuf);
+        debug_assert!(pushed.is_ok());
+    }
+    bytes
+}
+
+/// Sends what is in `mbufs`; the rest is freed.
+fn send(
+    queue: &mut TxQueue,
+    mbufs: &mut MbufBurst<BATCH_FRAMES>,
+    mut bytes: u64,
+    counters: &mut PortCounters,
+    domain: &mut DomainLane,
+) {
+    let sent = queue.burst(mbufs);
+    while let Some(left) = mbufs.take_first() {
+        bytes = bytes.saturating_sub(u64::from(left.data_len()));
+        domain.state.counters.drops.add(DropReason::TxFull, 1);
+    }
+    domain.state.counters.delivered += sent as u64;
+    counters.tx_packets += sent as u64;
+    counters.tx_bytes += bytes;
+}
+
+/// Gives frames to the lcore that owns the queue.
+fn hand_on(owner: &mut ToOwner, frames: &[Frame], domain: &mut DomainLane) {
+    let DomainLane { cell, state, .. } = domain;
+    let (handed, rest) = frames.split_at(owner.room(frames.len()).min(frames.len()));
+    let mut shard = cell.borrow();
+    for frame in handed {
+        if shard.send(frame.index) {
+            owner.stage(*frame);
+        } else {
+            state.counters.drops.add(DropReason::LedgerRefused, 1);
+        }
+    }
+    owner.publish();
+    for frame in rest {
+        state.counters.drops.add(DropReason::TxFull, 1);
+        shard.give(&[frame.index.0]);
     }
 }
 

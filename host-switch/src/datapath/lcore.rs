@@ -23,6 +23,7 @@ use switch_core::shard::{Ingress as Arrival, Returned};
 use super::domain::{DomainLane, DomainState, Frame};
 use super::egress::{Egress, FLUSH_FRAMES};
 use super::endpoint::EndpointLane;
+use super::handoff::FromLcore;
 use super::idle::Backoff;
 use super::ingress::{self, Ingress, RX_BURST, Refused, Source};
 use super::message::{Event, Message};
@@ -45,6 +46,8 @@ pub(super) struct Lcore {
     pub ingresses: Vec<Ingress>,
     /// By port.
     pub egresses: Vec<Egress>,
+    /// Frames of other lcores for ports whose only queue this lcore owns.
+    pub handoffs: Vec<FromLcore>,
     pub forwarding: Arc<Forwarding>,
     pub live: Liveness,
     /// Positions of the endpoints that have a queue pair here.
@@ -108,6 +111,7 @@ impl Lcore {
             self.flush(FLUSH_FRAMES);
         }
         self.flush(1);
+        moved += self.deliver_handoffs();
         self.lend_empties();
         for &position in &self.served {
             self.endpoints[position].publish();
@@ -127,6 +131,17 @@ impl Lcore {
                 egress.flush(domain);
             }
         }
+    }
+
+    /// Sends a burst of what each other lcore has handed on; how many.
+    pub(super) fn deliver_handoffs(&mut self) -> usize {
+        let Self { handoffs, egresses, domains, .. } = self;
+        let deliver = |from: &mut FromLcore| {
+            let egress = &mut egresses[from.port.index()];
+            let domain = &mut domains[egress.domain.index()];
+            egress.deliver(from, domain)
+        };
+        handoffs.iter_mut().map(deliver).sum()
     }
 
     /// Receives a burst from one queue and sends each frame on its way.

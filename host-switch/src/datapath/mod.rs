@@ -12,6 +12,7 @@
 //! | `adopt` | what an lcore does with a message |
 //! | `route` | one frame's next step |
 //! | `domain`, `endpoint`, `ingress`, `egress` | what an lcore has of each |
+//! | `handoff` | frames for a port whose queue another lcore owns |
 //! | `shard_cell` | the ledger shared between an lcore and its mempool |
 //! | `sample` | the proof that nothing was copied |
 //! | `counters`, `audit`, `message` | what control sees and says |
@@ -23,6 +24,7 @@ mod domain;
 mod egress;
 mod endpoint;
 mod error;
+mod handoff;
 mod idle;
 mod ingress;
 mod lcore;
@@ -245,6 +247,10 @@ impl Datapath {
                 Ok(lcore) => lcores.push(lcore),
                 Err(_panic) => gone = Some(id),
             }
+        }
+        for lcore in &mut lcores {
+            // Of an lcore that ended later; nobody puts more in.
+            while lcore.deliver_handoffs() > 0 {}
         }
         for lcore in &mut lcores {
             lcore.ingresses.clear();

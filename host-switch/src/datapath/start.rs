@@ -18,8 +18,9 @@ use switch_core::shard::Shard;
 
 use super::counters::PortCounters;
 use super::domain::{DomainLane, DomainState};
-use super::egress::Egress;
+use super::egress::{Egress, Way};
 use super::endpoint::EndpointLane;
+use super::handoff::{self, FromLcore};
 use super::idle::Backoff;
 use super::ingress::{Ingress, Source};
 use super::lcore::{Lcore, RETURN_BURST};
@@ -96,6 +97,7 @@ struct Parts {
     endpoints: Vec<EndpointLane>,
     ingresses: Vec<Ingress>,
     egresses: Vec<Egress>,
+    handoffs: Vec<FromLcore>,
 }
 
 impl Parts {
@@ -106,7 +108,7 @@ impl Parts {
         messages: Receiver<Message>,
         events: std::sync::mpsc::SyncSender<Event>,
     ) -> Lcore {
-        let Self { domains, endpoints, ingresses, egresses } = self;
+        let Self { domains, endpoints, ingresses, egresses, handoffs } = self;
         Lcore {
             id: spec.id,
             cpu: spec.cpu,
@@ -115,6 +117,7 @@ impl Parts {
             endpoints,
             ingresses,
             egresses,
+            handoffs,
             forwarding: Arc::clone(forwarding),
             live: Liveness::default(),
             messages,
@@ -264,9 +267,18 @@ fn add_port(
         });
     }
     let mut tx = tx.into_iter();
-    for parts in parts {
-        parts.egresses.push(Egress::new(spec.domain, limits, tx.next()));
+    let mut from_lcores = Vec::new();
+    for parts in parts.iter_mut() {
+        // The first lcore owns the only queue of a port that has no more.
+        let way = tx.next().map(Way::Queue).unwrap_or_else(|| {
+            let pool = parts.domains[spec.domain.index()].pool.clone();
+            let (to_owner, from_lcore) = handoff::ring(spec.id, pool);
+            from_lcores.push(from_lcore);
+            Way::Owner(to_owner)
+        });
+        parts.egresses.push(Egress::new(spec.domain, limits, way));
     }
+    parts[0].handoffs.append(&mut from_lcores);
     Ok(RunningPort { port, zero_copy })
 }
 
