@@ -3,6 +3,18 @@
 //! Buffers of an lcore come back on the ring of the same lcore; a [`crate::Packet`] remembers its queue pair and
 //! goes home there. Verdicts are staged as they are given and shown to the switch once a burst, at the next
 //! [`QueuePair::poll`], when a [`crate::Burst`] ends, or by [`QueuePair::flush`].
+//!
+//! Each ring has one producer and one consumer, so a queue pair has one thread at a time:
+//!
+//! ```compile_fail,E0277
+//! fn two_threads_poll_one_pair(endpoint: guest_netlib::Endpoint) {
+//!     let pair = &endpoint.queue_pairs()[0];
+//!     std::thread::scope(|threads| {
+//!         threads.spawn(move || pair.flush()); // error: a queue pair cannot be shared
+//!         pair.flush();
+//!     });
+//! }
+//! ```
 
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;

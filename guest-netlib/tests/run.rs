@@ -58,6 +58,27 @@ fn a_loop_ends_when_asked_and_gives_back_what_its_handler_left() {
 }
 
 #[test]
+fn a_handler_that_panics_loses_no_buffer() {
+    let host = TestHost::new(&[0]);
+    let mut endpoint = Endpoint::attach(&host.device(), 0).unwrap();
+    let mut lcore = host.lcore(0);
+    lcore.lend(0, 8);
+    let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        endpoint.run(&Run::default(), |packet| {
+            assert_ne!(packet.data()[0], 3, "an app that cannot bear packet 3");
+            packet.next();
+        })
+    }));
+    assert!(ended.is_err());
+    let back: Vec<_> = lcore.returned().iter().map(|desc| (desc.buffer_index, desc.code)).collect();
+    let (next, drop) = (Verdict::Next as u8, Verdict::Drop as u8);
+    assert_eq!(
+        back,
+        [(0, next), (1, next), (2, next), (3, drop), (4, drop), (5, drop), (6, drop), (7, drop)]
+    );
+}
+
+#[test]
 fn a_loop_goes_on_after_the_switch_detached_it() {
     let host = TestHost::new(&[0]);
     let mut endpoint = Endpoint::attach(&host.device(), 0).unwrap();
