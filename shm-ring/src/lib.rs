@@ -34,7 +34,7 @@
 //! ```
 //!
 //! For each ordering and a few checks a sabotage feature turns it off, and a test must fail then:
-//! `tests/sabotage.md` pairs them.
+//! `xtask/src/sabotage.rs` pairs them, and `cargo xtask test` runs each.
 //!
 //! # What the models do not check
 //!

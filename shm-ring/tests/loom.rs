@@ -2,7 +2,7 @@
 //!
 //! `RUSTFLAGS="--cfg loom" cargo test -p shm-ring --release --test loom`
 //!
-//! The crate's documentation says what these models check and what they do not. `sabotage.md` lists, for each
+//! The crate's documentation says what these models check and what they do not. `xtask/src/sabotage.rs` lists, for each
 //! weakened ordering, the model that must fail.
 #![cfg(loom)]
 

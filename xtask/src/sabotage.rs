@@ -1,18 +1,136 @@
 //! Test builds that turn one check off: a named test must fail then, or it proves nothing.
 
+/// How the build that holds the noticing test is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Build {
+    /// `cargo test` with these arguments.
+    Test(&'static [&'static str]),
+    /// A loom model: `--cfg loom` with these arguments.
+    Loom(&'static [&'static str]),
+}
+
 /// One sabotaged check.
 pub struct Sabotage {
     /// The crate.
     pub package: &'static str,
     /// Its feature, `sabotage-...`.
     pub feature: &'static str,
-    /// Narrows the build to what holds the test: `--lib`, `--test NAME`, ...
-    pub target: &'static [&'static str],
+    /// How the test is built.
+    pub build: Build,
     /// The test that must fail.
     pub test: &'static str,
-    /// Whether the test is a loom model.
-    pub loom: bool,
+}
+
+const RING_MODEL: Build = Build::Loom(&["--release", "--test", "loom"]);
+const LIB: Build = Build::Test(&["--lib"]);
+
+const fn ring(feature: &'static str, test: &'static str) -> Sabotage {
+    Sabotage { package: "shm-ring", feature, build: RING_MODEL, test }
+}
+
+const fn check(feature: &'static str, test: &'static str) -> Sabotage {
+    Sabotage { package: "switch-core", feature, build: LIB, test }
+}
+
+const fn pool(feature: &'static str, test: &'static str) -> Sabotage {
+    Sabotage { package: "dpdk", feature, build: Build::Loom(&["--lib"]), test }
 }
 
 /// Every sabotage there is.
-pub const ALL: &[Sabotage] = &[];
+pub const ALL: &[Sabotage] = &[
+    ring("sabotage-publish-relaxed", "what_is_taken_is_what_was_published"),
+    ring("sabotage-pending-relaxed", "what_is_taken_is_what_was_published"),
+    ring("sabotage-release-relaxed", "a_slot_is_overwritten_only_after_it_was_read_also_where_counters_wrap"),
+    ring("sabotage-room-relaxed", "a_slot_is_overwritten_only_after_it_was_read_also_where_counters_wrap"),
+    ring("sabotage-journal-relaxed", "who_takes_over_finds_the_ledger_as_of_the_journal"),
+    ring("sabotage-journal-order", "a_descriptor_that_the_peer_sees_is_in_the_journal"),
+    ring("sabotage-wakeup-fence", "no_consumer_sleeps_beside_a_descriptor_unless_the_doorbell_rings"),
+    ring(
+        "sabotage-wakeup-producer-fence",
+        "no_consumer_sleeps_beside_a_descriptor_unless_the_doorbell_rings",
+    ),
+    ring("sabotage-ask-relaxed", "who_sees_the_nonce_sees_the_version_and_that_the_old_epoch_is_over"),
+    ring(
+        "sabotage-report-nonce-relaxed",
+        "who_sees_the_nonce_sees_the_version_and_that_the_old_epoch_is_over",
+    ),
+    ring("sabotage-answer-relaxed", "who_sees_the_answer_sees_epoch_and_reset_rings"),
+    ring("sabotage-answered-relaxed", "who_sees_the_answer_sees_epoch_and_reset_rings"),
+    ring("sabotage-confirm-relaxed", "who_sees_the_confirmation_sees_the_guests_counters_at_zero"),
+    ring("sabotage-report-confirmed-relaxed", "who_sees_the_confirmation_sees_the_guests_counters_at_zero"),
+    ring("sabotage-leave-relaxed", "who_sees_that_an_nf_left_sees_what_it_gave_back"),
+    ring("sabotage-report-ended-relaxed", "who_sees_that_an_nf_was_reaped_sees_what_it_gave_back"),
+    Sabotage {
+        package: "shm-ring",
+        feature: "sabotage-peer-counter",
+        build: Build::Test(&["--test", "ring"]),
+        test: "accepts_a_producer_that_claims_a_full_ring_and_refuses_one_more",
+    },
+    Sabotage {
+        package: "shm-ring",
+        feature: "sabotage-journal-order",
+        build: LIB,
+        test: "no_buffer_has_two_holders_or_none_wherever_the_host_stops",
+    },
+    Sabotage {
+        package: "shm-ring",
+        feature: "sabotage-generation-order",
+        build: LIB,
+        test: "no_buffer_has_two_holders_or_none_wherever_the_host_stops",
+    },
+    check("sabotage-generation", "refuses_a_replayed_descriptor"),
+    check("sabotage-holder", "refuses_a_buffer_that_another_endpoint_holds"),
+    check("sabotage-bound", "refuses_an_index_of_another_shard"),
+    check("sabotage-length", "refuses_data_one_byte_past_the_buffer"),
+    check("sabotage-verdict-rights", "refuses_a_target_that_the_service_may_not_name"),
+    pool("sabotage-push-relaxed", "the_owner_sees_what_a_pusher_did_to_each_buffer_it_gave_back"),
+    pool("sabotage-take-all-relaxed", "the_owner_sees_what_a_pusher_did_to_each_buffer_it_gave_back"),
+    pool("sabotage-own-relaxed", "uses_by_an_owner_and_by_claims_never_overlap_and_see_each_other"),
+    pool("sabotage-disown-relaxed", "uses_by_an_owner_and_by_claims_never_overlap_and_see_each_other"),
+    Sabotage {
+        package: "dpdk",
+        feature: "sabotage-burst-leak",
+        build: Build::Test(&["--test", "dpdk"]),
+        test: "a_burst_dropped_half_used_gives_its_frames_back",
+    },
+    Sabotage {
+        package: "guest-netlib",
+        feature: "sabotage-drop-returns",
+        build: Build::Test(&["--test", "packets"]),
+        test: "a_dropped_packet_returns_its_buffer",
+    },
+];
+
+/// A feature that is a tool of a test instead of a broken check: with it, the test must pass.
+pub const LEAK: Sabotage = Sabotage {
+    package: "host-switch",
+    feature: "sabotage-leak",
+    build: Build::Test(&["--test", "datapath_hostile"]),
+    test: "the_audit_finds_a_buffer_that_was_leaked_on_purpose",
+};
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn every_sabotage_feature_of_the_workspace_is_run() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+        let run: BTreeSet<String> =
+            ALL.iter().chain([&LEAK]).map(|one| format!("{}/{}", one.package, one.feature)).collect();
+        let mut declared = BTreeSet::new();
+        for entry in std::fs::read_dir(root).unwrap() {
+            let folder = entry.unwrap().path();
+            let Ok(manifest) = std::fs::read_to_string(folder.join("Cargo.toml")) else { continue };
+            let package = folder.file_name().unwrap().to_string_lossy().into_owned();
+            for line in manifest.lines().filter(|line| line.starts_with("sabotage-")) {
+                let feature = line.split([' ', '=']).next().unwrap();
+                declared.insert(format!("{package}/{feature}"));
+            }
+        }
+        assert_eq!(run, declared);
+    }
+}

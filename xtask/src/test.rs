@@ -1,6 +1,5 @@
 //! `cargo xtask test` and `cargo xtask ci`: stages in order, each bounded, one summary.
 
-use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -11,7 +10,7 @@ use lab::journal::Journal;
 use crate::error::XtaskError;
 use crate::packages;
 use crate::product;
-use crate::sabotage::{self, Sabotage};
+use crate::sabotage::{self, Build, Sabotage};
 use crate::stage::{Expect, Stage, Tally};
 use crate::workspace::Workspace;
 
@@ -101,10 +100,17 @@ fn checks(workspace: &Workspace) -> Vec<Stage> {
 fn stages(workspace: &Workspace, options: &Options) -> Vec<Stage> {
     let mut all = vec![
         stage("crates without DPDK", workspace.cargo(), &["test"], 15),
-        loom(workspace, "models of the rings", None),
+        stage(
+            "models of the rings",
+            loom_command(workspace),
+            &["test", "--release", "-p", "shm-ring", "--test", "loom"],
+            10,
+        ),
+        stage("models of the pools", loom_command(workspace), &["test", "-p", "dpdk", "--lib"], 10),
         stage("DPDK wrapper", workspace.cargo(), &["test", "-p", "dpdk-sys", "-p", "dpdk"], 10),
         stage("switch", with_artifacts(workspace, workspace.cargo()), &["test", "-p", "host-switch"], 15),
     ];
+    all.push(featured(workspace, &sabotage::LEAK));
     all.extend(sabotage::ALL.iter().map(|sabotage| sabotaged(workspace, sabotage)));
     let mut vms = with_artifacts(workspace, workspace.cargo());
     if options.long {
@@ -137,34 +143,33 @@ fn with_artifacts(workspace: &Workspace, mut command: Command) -> Command {
     command
 }
 
-/// The loom models, in a target folder of their own: `--cfg loom` changes every crate.
-fn loom(workspace: &Workspace, name: &str, feature: Option<&str>) -> Stage {
-    let mut args = vec!["test", "--release", "-p", "shm-ring", "--test", "loom"];
-    if let Some(feature) = feature {
-        args.extend(["--features", feature]);
-    }
+/// A command in whose build every crate sees `--cfg loom`; a target folder of its own keeps it apart.
+fn loom_command(workspace: &Workspace) -> Command {
     let mut command = workspace.cargo();
     command.env("CARGO_TARGET_DIR", workspace.target().join("loom")).env("RUSTFLAGS", "--cfg loom");
-    stage(name, command, &args, 10)
+    command
+}
+
+/// Builds with one feature, in a folder of their own so that they never become the product.
+fn featured(workspace: &Workspace, sabotage: &Sabotage) -> Stage {
+    let (mut command, target) = match sabotage.build {
+        Build::Loom(target) => (loom_command(workspace), target),
+        Build::Test(target) => {
+            let mut command = with_artifacts(workspace, workspace.cargo());
+            command.env("CARGO_TARGET_DIR", workspace.target().join("sabotage"));
+            (command, target)
+        }
+    };
+    command.args(["test", "-p", sabotage.package, "--features", sabotage.feature]);
+    command.args(target).args(["--", sabotage.test]);
+    Stage {
+        name: format!("{} {}", sabotage.package, sabotage.feature),
+        command,
+        limit: Duration::from_secs(600),
+        expect: Expect::Pass,
+    }
 }
 
 fn sabotaged(workspace: &Workspace, sabotage: &Sabotage) -> Stage {
-    let name = format!("{} {}", sabotage.package, sabotage.feature);
-    let mut stage = if sabotage.loom {
-        loom(workspace, &name, Some(sabotage.feature))
-    } else {
-        let mut command = with_artifacts(workspace, workspace.cargo());
-        // A folder of its own, so that the sabotaged build never becomes the product.
-        command.env("CARGO_TARGET_DIR", sabotage_target(workspace.target()));
-        let mut args = vec!["test", "-p", sabotage.package, "--features", sabotage.feature];
-        args.extend(sabotage.target);
-        args.extend(["--", sabotage.test]);
-        self::stage(&name, command, &args, 10)
-    };
-    stage.expect = Expect::Failure { test: sabotage.test };
-    stage
-}
-
-fn sabotage_target(target: &Path) -> std::path::PathBuf {
-    target.join("sabotage")
+    Stage { expect: Expect::Failure { test: sabotage.test }, ..featured(workspace, sabotage) }
 }
