@@ -194,6 +194,34 @@ fn a_late_proof_takes_home_the_old_epochs_buffers_and_leaves_the_new_ones() {
 }
 
 #[test]
+fn a_region_that_loses_a_page_ends_its_domain_and_nothing_else() {
+    use rustix::fs::{MemfdFlags, memfd_create};
+    use rustix::mm::{MapFlags, ProtFlags, mmap};
+    let lab = endless(1, |_| {});
+    lab.attach(0);
+    let guest = Guest::forwarder(&lab, 0);
+    lab.wait_until("packets flow", |counters| counters.domains[0].packets.delivered > 1000);
+    // An empty file over one page of the region: the next access is the same SIGBUS that a page gives which
+    // the kernel cannot bring back.
+    let (empty, page) = (memfd_create("empty", MemfdFlags::CLOEXEC).unwrap(), 1 << 20);
+    let at = lab.region.mapping().base().as_ptr().wrapping_add(page);
+    let (protection, flags) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED | MapFlags::FIXED);
+    // SAFETY: replaces one page of a mapping whose bytes nobody refers to or relies on, with another that is
+    // mapped as well.
+    unsafe { mmap(at.cast(), 4096, protection, flags, &empty, 0) }.unwrap();
+    lab.region.mapping().copy_in(page, &[1; 64]);
+
+    let counters = lab.wait_until("it is noticed", |counters| counters.domains[0].region_lost);
+    assert!(!counters.endpoints[0].attached && !counters.endpoints[0].fed);
+    assert!(lab.datapath().events().iter().any(|event| matches!(event, Event::RegionLost { .. })));
+    drop(guest);
+    assert!(matches!(lab.try_attach(0), Err(DatapathError::AttachRefused { .. })));
+    lab.assert_conserved();
+    assert_nothing_vanished(&lab);
+    lab.stop();
+}
+
+#[test]
 fn an_endpoint_is_attached_once() {
     let lab = endless(1, |_| {});
     lab.attach(0);

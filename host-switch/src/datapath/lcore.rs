@@ -255,8 +255,6 @@ impl Lcore {
                 return 0;
             }
         };
-        // The copies are private now, so the slots can be written again.
-        pair.from_guest.release();
         let DomainLane { cell, state, .. } = &mut self.domains[domain.index()];
         let returns = &self.returns[..taken];
         for raw in returns {
@@ -300,7 +298,13 @@ impl Lcore {
             }
             route.forward(frame, decision, Some(id));
         }
-        route.endpoints[position].counters.returned += accepted;
+        let lane = &mut route.endpoints[position];
+        lane.counters.returned += accepted;
+        if let Some(pair) = &mut lane.pair {
+            // Behind the ledger: should the process die in between, its successor reads these descriptors once
+            // more and refuses them as not held, instead of believing that the endpoint still holds the buffers.
+            pair.from_guest.release();
+        }
         taken
     }
 
