@@ -2,7 +2,7 @@
 
 use std::ops::Deref;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use shm_ring::area::TargetKind;
 
@@ -15,10 +15,6 @@ use crate::targets::{Kind, PortTarget, ServiceTarget, Target, TargetError, Targe
 
 /// How long an attach may take unless the caller says otherwise.
 pub const ATTACH_TIMEOUT_DEFAULT: Duration = Duration::from_secs(10);
-
-/// How long leaving may wait for the switch to take the last verdicts.
-const SETTLE_LIMIT: Duration = Duration::from_millis(20);
-const SETTLE_LOOK: Duration = Duration::from_micros(100);
 
 /// One endpoint that is attached to the switch. Dropping it gives every buffer back and says goodbye.
 #[derive(Debug)]
@@ -114,7 +110,6 @@ impl Endpoint {
         for pair in &self.queue_pairs {
             pair.end();
         }
-        wait_settled(&self.queue_pairs);
         self.earlier = self.counters();
         // The last word of this epoch: no packet is left, because each of them borrows its queue pair.
         self.queue_pairs.clear();
@@ -214,14 +209,6 @@ impl Endpoint {
 impl Drop for Endpoint {
     fn drop(&mut self) {
         self.detach();
-    }
-}
-
-/// Gives the switch a moment to take the last verdicts: what it has not taken when we leave is lost.
-fn wait_settled(pairs: &[QueuePair]) {
-    let until = Instant::now() + SETTLE_LIMIT;
-    while !pairs.iter().all(QueuePair::is_settled) && Instant::now() < until {
-        std::thread::sleep(SETTLE_LOOK);
     }
 }
 

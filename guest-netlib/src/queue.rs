@@ -76,8 +76,6 @@ pub enum PollError {
 pub struct QueuePair {
     incoming: RefCell<Consumer<'static>>,
     outgoing: RefCell<Producer<'static>>,
-    /// Slots of the ring back.
-    return_slots: u32,
     /// Empty buffers that wait for [`QueuePair::take_empty`]; room for the whole credit from the start.
     empties: RefCell<Vec<Desc>>,
     buffers: Buffers,
@@ -126,7 +124,6 @@ impl QueuePair {
         Self {
             incoming: RefCell::new(Consumer::new(pair.host_to_guest)),
             outgoing: RefCell::new(Producer::new(pair.guest_to_host, None)),
-            return_slots: pair.guest_to_host.slot_count(),
             empties: RefCell::new(Vec::with_capacity(credit as usize)),
             buffers: device.buffers(),
             words,
@@ -331,10 +328,5 @@ impl QueuePair {
         }
         self.flush();
         self.beat();
-    }
-    /// Whether the switch has taken every verdict, or never will because the attach is over.
-    pub(crate) fn is_settled(&self) -> bool {
-        let taken = self.outgoing.borrow_mut().room(self.return_slots);
-        taken.is_ok_and(|room| room == self.return_slots) || self.check_attached().is_err()
     }
 }
