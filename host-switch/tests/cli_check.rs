@@ -1,5 +1,7 @@
 //! `netvm check` on every example and every refused file of the configuration language.
 
+#![allow(clippy::unwrap_used, reason = "a laboratory that does not work is a test that failed")]
+
 mod cli;
 
 use std::path::{Path, PathBuf};

@@ -6,6 +6,8 @@ use std::process::ExitCode;
 use clap::Args;
 
 use super::{Failure, code};
+use crate::control::eal;
+use crate::plan::Plan;
 
 #[derive(Debug, Args)]
 pub(super) struct CheckArgs {
@@ -28,9 +30,15 @@ pub(super) fn check(args: &CheckArgs) -> Result<ExitCode, Failure> {
     }
     match loaded {
         Ok(config) => {
+            // What the layout of control areas cannot express shows only when it is planned.
+            let plan = Plan::new(&config, 0)?;
             for need in config.needs() {
                 println!("{need}");
             }
+            let own_pages = eal::memory_mib(&plan).div_ceil(eal::MIB_PER_HUGEPAGE);
+            println!(
+                "DPDK itself: {own_pages} hugepages of 2 MiB more, or ordinary memory where they are not free"
+            );
             println!("{}: no findings", args.file.display());
             Ok(ExitCode::SUCCESS)
         }

@@ -11,7 +11,8 @@ const BYTES_PER_BUFFER: u64 = 512;
 /// Memory for the EAL itself and the queues of each port's driver.
 const BASE_MIB: u64 = 64;
 const PORT_MIB: u64 = 32;
-const MIB_PER_HUGEPAGE: u64 = 2;
+/// Size of a huge page.
+pub const MIB_PER_HUGEPAGE: u64 = 2;
 
 /// What DPDK is started with, given how many huge pages of 2 MiB are free after the regions took theirs.
 #[must_use]
@@ -41,7 +42,9 @@ pub fn options(plan: &Plan, free_hugepages: u64) -> EalOptions {
     }
 }
 
-fn memory_mib(plan: &Plan) -> u64 {
+/// Memory that DPDK takes for itself besides the regions.
+#[must_use]
+pub fn memory_mib(plan: &Plan) -> u64 {
     let buffers: u64 = plan.domains.iter().map(|domain| u64::from(domain.buffer_count)).sum();
     let headers_mib = (buffers * BYTES_PER_BUFFER).div_ceil(1 << 20);
     let wanted = BASE_MIB + headers_mib + PORT_MIB * plan.ports.len() as u64;

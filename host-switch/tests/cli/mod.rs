@@ -1,5 +1,6 @@
 //! Runs the program as an operator does.
 #![allow(dead_code, reason = "each test program uses a part of it")]
+#![allow(clippy::unwrap_used, reason = "a laboratory that does not work is a test that failed")]
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};

@@ -1,6 +1,8 @@
 //! A process NF meets the keeper over a real socket and real shared memory; only the datapath is pretended.
 
+use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::ptr::NonNull;
 use std::sync::atomic::AtomicU32;
@@ -37,11 +39,23 @@ name = "forwarder"
 name = "way"
 path = ["forwarder"]
 egress = "client"
+"#;
+const PROCESS: &str = r#"
 [[process]]
 name = "fwd0"
 domain = "blue"
 [[process.endpoint]]
 service = "forwarder"
+"#;
+const VM: &str = r#"
+[[vm]]
+name = "fwd0"
+domain = "blue"
+kernel = "vmlinuz"
+initramfs = "initramfs"
+[[vm.endpoint]]
+service = "forwarder"
+nf = "forwarder"
 "#;
 
 /// A datapath that holds nothing and notes what it is told.
@@ -90,6 +104,7 @@ impl Lending for Noted {
 }
 
 struct Lab {
+    kind: ClientKind,
     socket: PathBuf,
     noted: Arc<Noted>,
     keeper: Keeper,
@@ -97,8 +112,13 @@ struct Lab {
 
 impl Lab {
     fn start(test: &str) -> Self {
-        let config =
-            security_domains::parse(CONFIG, "test.toml").unwrap_or_else(|findings| panic!("{findings}"));
+        Self::of(ClientKind::Process, test)
+    }
+
+    fn of(kind: ClientKind, test: &str) -> Self {
+        let owner = if kind == ClientKind::Vm { VM } else { PROCESS };
+        let config = security_domains::parse(&format!("{CONFIG}{owner}"), "test.toml")
+            .unwrap_or_else(|findings| panic!("{findings}"));
         let plan = Plan::new(&config, 1).unwrap();
         let region = Arc::new(Region::create("blue", 8 << 20, 2368, Pages::Plain).unwrap());
         let owner = &plan.owners[0];
@@ -110,18 +130,18 @@ impl Lab {
         let noted = Arc::new(Noted::default());
         let owners = vec![Owner::new(owner, area, region, vec![served])];
         let keeper = Keeper::start(&socket, owners, noted.clone()).unwrap();
-        Self { socket, noted, keeper }
+        Self { kind, socket, noted, keeper }
     }
 
     fn say_hello(&self, name: &str) -> (OwnedFd, Received) {
         let socket = seqpacket::connect_to(&self.socket).unwrap();
-        let hello = Request::Hello(ClientKind::Process, name.to_owned()).to_bytes();
+        let hello = Request::Hello(self.kind, name.to_owned()).to_bytes();
         seqpacket::send(&socket, &hello, &[]).unwrap();
         let answer = seqpacket::receive(&socket).unwrap();
         (socket, answer)
     }
 
-    /// A connected process and its endpoint.
+    /// A connected process or `netvm boot`, and its endpoint.
     fn process(&self) -> (OwnedFd, GuestEndpoint<'static>) {
         let (socket, answer) = self.say_hello("fwd0");
         let Received::Message { bytes, fds } = answer else { panic!("{answer:?}") };
@@ -185,7 +205,8 @@ fn what_an_earlier_process_left_in_its_words_attaches_nobody() {
     endpoint.ask(endpoint.ask_with(13));
     let (_socket, endpoint) = lab.process();
     std::thread::sleep(Duration::from_millis(50));
-    assert_eq!(endpoint.answered(13), None);
+    assert!(!matches!(endpoint.answered(13), Some(Answer::Epoch(_))));
+    lab.noted.wait_for(&[]);
     lab.end();
 }
 
@@ -244,6 +265,82 @@ fn an_unknown_name_hears_which_there_are() {
     let Received::Message { bytes, .. } = answer else { panic!("{answer:?}") };
     let Said::Error(why) = Reply::parse(&bytes).unwrap() else { panic!("{bytes:?}") };
     assert_eq!(why, "no process \"fwd1\" in the config of this switch; it has: fwd0");
+    lab.end();
+}
+
+#[test]
+fn a_vm_is_served_once_its_qmp_socket_has_come_and_again_after_a_reset() {
+    let lab = Lab::of(ClientKind::Vm, "reset");
+    let (boot, endpoint) = lab.process();
+    endpoint.ask(endpoint.ask_with(51));
+    std::thread::sleep(Duration::from_millis(50));
+    assert_eq!(endpoint.answered(51), None);
+
+    let (ours, mut qemu) = UnixStream::pair().unwrap();
+    seqpacket::send(&boot, &Request::Qmp.to_bytes(), &[ours.as_fd()]).unwrap();
+    drop(ours);
+    assert_eq!(attach(&endpoint, 52), 1);
+    lab.noted.wait_for(&["attach 0 with 1 pairs"]);
+
+    qemu.write_all(b"{\"event\": \"RESET\"}\n").unwrap();
+    lab.noted.wait_for(&["attach 0 with 1 pairs", "release", "reclaim"]);
+    assert_eq!(attach(&endpoint, 53), 2);
+    lab.end();
+}
+
+#[test]
+fn the_end_of_qemu_is_the_end_of_a_vm_and_the_end_of_its_launcher_is_not() {
+    let lab = Lab::of(ClientKind::Vm, "qemu");
+    let (boot, endpoint) = lab.process();
+    let (ours, qemu) = UnixStream::pair().unwrap();
+    seqpacket::send(&boot, &Request::Qmp.to_bytes(), &[ours.as_fd()]).unwrap();
+    drop(ours);
+    attach(&endpoint, 61);
+    lab.noted.wait_for(&["attach 0 with 1 pairs"]);
+
+    drop(boot);
+    std::thread::sleep(Duration::from_millis(50));
+    lab.noted.wait_for(&["attach 0 with 1 pairs"]);
+    drop(qemu);
+    lab.noted.wait_for(&["attach 0 with 1 pairs", "release", "reclaim"]);
+    lab.end();
+}
+
+#[test]
+fn a_process_brings_no_qmp_socket() {
+    let lab = Lab::start("qmp");
+    let (socket, _endpoint) = lab.process();
+    let (ours, _qemu) = UnixStream::pair().unwrap();
+    seqpacket::send(&socket, &Request::Qmp.to_bytes(), &[ours.as_fd()]).unwrap();
+    assert!(matches!(seqpacket::receive(&socket).unwrap(), Received::Message { .. }));
+    assert!(matches!(seqpacket::receive(&socket).unwrap(), Received::End));
+    lab.end();
+}
+
+#[test]
+fn a_silent_endpoint_is_not_fed_and_loses_nothing() {
+    let lab = Lab::start("silent");
+    let (_socket, endpoint) = lab.process();
+    attach(&endpoint, 71);
+    lab.noted.wait_for(&["attach 0 with 1 pairs", "stop feeding"]);
+    endpoint.beat();
+    lab.noted.wait_for(&["attach 0 with 1 pairs", "stop feeding", "resume feeding"]);
+    lab.end();
+}
+
+#[test]
+fn a_region_that_lost_a_page_serves_nobody() {
+    let lab = Lab::start("lost");
+    let (_socket, endpoint) = lab.process();
+    attach(&endpoint, 81);
+    lab.noted.wait_for(&["attach 0 with 1 pairs"]);
+    let (domain, lcore) = (switch_core::ids::DomainId(0), switch_core::ids::LcoreId(0));
+    lab.noted.events.lock().unwrap().push(Event::RegionLost { domain, lcore });
+    lab.noted.wait_for(&["attach 0 with 1 pairs", "release"]);
+    assert_eq!(endpoint.phase(), Some(HostPhase::Quarantined));
+    endpoint.ask(endpoint.ask_with(82));
+    std::thread::sleep(Duration::from_millis(50));
+    assert_eq!(endpoint.answered(82), None);
     lab.end();
 }
 
