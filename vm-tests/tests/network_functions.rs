@@ -115,8 +115,8 @@ impl Chain {
         };
         let (rules, routes) = (file("rules.toml", rules), file("routes.toml", routes));
         // The router first: a capture that is paced starts when the whole chain is attached.
-        let router = switch.start_process("rt0", "router", &["--routes", &routes]).unwrap();
-        let firewall = switch.start_process("fw0", "firewall", &["--rules", &rules]).unwrap();
+        let router = switch.start_process("rt0", "router", &["--routes", &routes]).expect("a router");
+        let firewall = switch.start_process("fw0", "firewall", &["--rules", &rules]).expect("a firewall");
         switch.wait_attached(&["fw0", "rt0"], Duration::from_secs(20)).unwrap_or_else(|err| panic!("{err}"));
         Self { switch, firewall, router }
     }
@@ -125,10 +125,10 @@ impl Chain {
     fn stop(mut self) {
         for child in [self.firewall, self.router] {
             let name = child.name().to_owned();
-            assert!(child.stop(Duration::from_secs(10)).unwrap().success(), "{name}");
+            assert!(child.stop(Duration::from_secs(10)).expect("an end").success(), "{name}");
             assert_conserved(&wait_all_home(&mut self.switch, &name));
         }
-        self.switch.stop().unwrap();
+        self.switch.stop().expect("an end without a missing buffer");
     }
 }
 
@@ -259,6 +259,77 @@ fn a_router_that_is_killed_and_started_again_loses_no_buffer_that_it_held() {
     chain.stop();
 }
 
+const REWRITER_AND_MONITOR: &str = r#"
+[[service]]
+name = "rewriter"
+
+[[service]]
+name = "monitor"
+
+[[chain]]
+name = "upstream"
+path = ["rewriter", "monitor"]
+egress = "server"
+
+[[chain]]
+name = "downstream"
+path = ["monitor"]
+egress = "client"
+
+[[process]]
+name = "l2"
+domain = "blue"
+
+[[process.endpoint]]
+service = "rewriter"
+quota_buffers = 512
+ring_slots = 512
+
+[[process]]
+name = "mon0"
+domain = "blue"
+
+[[process.endpoint]]
+service = "monitor"
+quota_buffers = 512
+ring_slots = 512
+"#;
+
+#[test]
+fn a_capture_passes_a_rewriter_and_a_monitor_that_counts_every_byte_of_it() {
+    let scene = Scene::new();
+    let frames = capture::udp_frames(10_000, 7, 44);
+    capture::write(&scene.dir.join("in.pcap"), &frames);
+    capture::write(&scene.dir.join("none.pcap"), &[]);
+    let mut switch = scene.switch(&[SWITCH_AND_DOMAIN, CAPTURES, REWRITER_AND_MONITOR].concat());
+    let monitor = switch.start_process("mon0", "monitor", &["--every", "1"]).unwrap();
+    let rewriter = switch.start_process("l2", "l2fwd", &["--swap"]).unwrap();
+    let sent = frames.len() as u64;
+    switch
+        .wait_for("the capture to be played", LIMIT, |status| {
+            status.port("server").is_some_and(|port| port.tx_packets == sent)
+        })
+        .unwrap_or_else(|err| panic!("{err}"));
+    for child in [rewriter, monitor] {
+        assert!(child.stop(Duration::from_secs(10)).unwrap().success());
+    }
+    switch.stop().unwrap();
+    let out = capture::read(&scene.dir.join("out.pcap"));
+    let swapped = |frame: &Vec<u8>| [&frame[6..12], &frame[..6], &frame[12..]].concat();
+    assert!(out == frames.iter().map(swapped).collect::<Vec<_>>(), "the frames differ");
+
+    let log = scene.log("mon0");
+    let last = log.lines().rfind(|line| line.starts_with('{')).expect("a report");
+    let report: serde_json::Value = serde_json::from_str(last).unwrap();
+    let bytes: usize = frames.iter().map(Vec::len).sum();
+    assert_eq!((&report["packets"], &report["bytes"]), (&sent.into(), &bytes.into()), "{last}");
+    assert_eq!(
+        (&report["protocols"]["udp"]["packets"], &report["flows"]),
+        (&sent.into(), &7.into()),
+        "{last}"
+    );
+}
+
 /// What the capture's frames are addressed to.
 const CLIENT_SIDE_MAC: &str = "02:00:00:00:00:02";
 /// What the server is said to have, so that nobody needs to be asked.
@@ -271,8 +342,8 @@ fn varied_frames(count: usize) -> Vec<Vec<u8>> {
     let mut random = Random::seeded(77);
     let mut frames = capture::udp_frames(count, 7, 43);
     for frame in &mut frames {
-        frame[22] = u8::try_from(2 + random.below(254)).unwrap();
-        let port = [9_u16, 23, 5000, 5001][usize::try_from(random.below(4)).unwrap()];
+        frame[22] = u8::try_from(2 + random.below(254)).expect("at most 255");
+        let port = [9_u16, 23, 5000, 5001][usize::try_from(random.below(4)).expect("below 4")];
         frame[36..38].copy_from_slice(&port.to_be_bytes());
         frame[24..26].fill(0);
         let sum = checksum(&frame[14..34]);
@@ -288,7 +359,7 @@ fn checksum(header: &[u8]) -> u16 {
         sum += u32::from(u16::from_be_bytes([word[0], word[1]]));
         sum = (sum & 0xffff) + (sum >> 16);
     }
-    !u16::try_from(sum).unwrap()
+    !u16::try_from(sum).expect("folded to 16 bits")
 }
 
 /// What the rules and routes of the replay make of a frame, worked out by hand: no code is shared with the
