@@ -99,13 +99,13 @@ fn a_driver_that_dpdk_does_not_have_is_refused_and_nothing_stays_behind() {
 #[test]
 fn a_device_of_another_switch_is_refused_with_its_holder() {
     let lab = Lab::new();
-    // Two switches, one loopback interface; raw sockets need a privilege.
+    // A TAP interface needs a privilege.
     if !rustix::process::geteuid().is_root() {
         return;
     }
-    let device = "net_af_packet0,iface=lo";
-    let first = lab.switch(&lab.config("first", &[device]));
-    let said = lab.netvm(&["run", lab.config("second", &[device]).to_str().unwrap()]);
+    let device = format!("net_tap0,iface=nvt{}", std::process::id());
+    let first = lab.switch(&lab.config("first", &[&device]));
+    let said = lab.netvm(&["run", lab.config("second", &[&device]).to_str().unwrap()]);
     assert!(!said.good);
     let expected = format!("port device {device} is already bound by process {}", first.pid());
     assert!(said.errors.contains(&expected), "{}", said.errors);

@@ -14,23 +14,24 @@ const PORT_MIB: u64 = 32;
 /// Size of a huge page.
 pub const MIB_PER_HUGEPAGE: u64 = 2;
 
-/// What DPDK is started with, given how many huge pages of 2 MiB are free after the regions took theirs.
+/// What DPDK is started with, given how many huge pages of 2 MiB are free after the regions took theirs; `None`
+/// when it shall use ordinary memory.
 #[must_use]
-pub fn options(plan: &Plan, free_hugepages: u64) -> EalOptions {
+pub fn options(plan: &Plan, free_hugepages: Option<u64>) -> EalOptions {
     let memory_mib = memory_mib(plan);
-    let hugepages = free_hugepages * MIB_PER_HUGEPAGE >= memory_mib;
+    let hugepages = free_hugepages.is_some_and(|free| free * MIB_PER_HUGEPAGE >= memory_mib);
     let pci_devices: Vec<String> = plan
         .ports
         .iter()
         .filter(|port| matches!(Device::parse(&port.devargs), Device::Pci { .. }))
         .map(|port| port.devargs.clone())
         .collect();
-    if !hugepages {
+    if let Some(free) = free_hugepages.filter(|_| !hugepages) {
         let consequence =
             if pci_devices.is_empty() { "slower" } else { "slower, and drivers of NICs may refuse to start" };
         log::warn!(
-            "DPDK gets ordinary memory: it needs {} huge pages of 2 MiB besides the regions, {free_hugepages} are \
-             free; the switch is {consequence}; reserve more with /proc/sys/vm/nr_hugepages",
+            "DPDK gets ordinary memory: it needs {} huge pages of 2 MiB besides the regions, {free} are free; the \
+             switch is {consequence}; reserve more with /proc/sys/vm/nr_hugepages",
             memory_mib.div_ceil(MIB_PER_HUGEPAGE)
         );
     }
@@ -56,4 +57,35 @@ pub fn memory_mib(plan: &Plan) -> u64 {
 pub fn free_hugepages() -> u64 {
     let count = std::fs::read_to_string("/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages");
     count.ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plan() -> Plan {
+        let text = "[switch]\nname = \"demo\"\nlcores = [0]\n\
+                    [[domain]]\nname = \"blue\"\nregion_mib = 8\npages = \"plain\"\n\
+                    [[port]]\nname = \"client\"\ndevice = \"0000:01:00.0\"\ndomain = \"blue\"\nchain = \"way\"\n\
+                    [[service]]\nname = \"forwarder\"\n\
+                    [[chain]]\nname = \"way\"\npath = [\"forwarder\"]\negress = \"client\"\n\
+                    [[process]]\nname = \"fwd0\"\ndomain = \"blue\"\n[[process.endpoint]]\nservice = \"forwarder\"\n";
+        let config =
+            security_domains::parse(text, "test.toml").unwrap_or_else(|findings| panic!("{findings}"));
+        Plan::new(&config, 1).unwrap()
+    }
+
+    #[test]
+    fn huge_pages_are_used_when_exactly_enough_are_free_and_not_with_one_less() {
+        let plan = plan();
+        let enough = memory_mib(&plan) / MIB_PER_HUGEPAGE;
+        assert!(options(&plan, Some(enough)).hugepages);
+        assert!(!options(&plan, Some(enough - 1)).hugepages);
+        assert!(!options(&plan, None).hugepages);
+    }
+
+    #[test]
+    fn the_pci_bus_is_looked_at_for_the_devices_of_ports_only() {
+        assert_eq!(options(&plan(), None).pci_devices, ["0000:01:00.0"]);
+    }
 }

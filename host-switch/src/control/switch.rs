@@ -50,7 +50,10 @@ pub enum SwitchError {
     Ledger(#[from] LedgerError),
     /// DPDK does not start.
     #[error(transparent)]
-    Dpdk(#[from] DpdkError),
+    Dpdk(DpdkError),
+    /// DPDK does not start on huge pages that were free a moment ago. It cannot try again in this process.
+    #[error("DPDK does not start on huge pages: {0}")]
+    DpdkOnHugepages(DpdkError),
     /// Ports or lcores do not start.
     #[error(transparent)]
     Datapath(#[from] DatapathError),
@@ -69,11 +72,11 @@ pub enum SwitchError {
     Conservation(String),
 }
 
-/// Runs a switch until it is told to stop.
+/// Runs a switch until it is told to stop. With `no_huge`, DPDK gets ordinary memory whatever is free.
 ///
 /// # Errors
 /// If it cannot start, or its buffers do not add up in the end. Nothing is left behind either way.
-pub fn run(config: &Config, run_dir: &Path) -> Result<(), SwitchError> {
+pub fn run(config: &Config, run_dir: &Path, no_huge: bool) -> Result<(), SwitchError> {
     let stop = Stop::default();
     stop.on_signals().map_err(io_error("handle signals"))?;
     let plan = Arc::new(Plan::new(config, random_number()?)?);
@@ -81,7 +84,7 @@ pub fn run(config: &Config, run_dir: &Path) -> Result<(), SwitchError> {
     let port_claims = claim_ports(&plan, run_dir)?;
 
     let regions = create_regions(&plan)?;
-    let eal = Eal::init(&eal::options(&plan, eal::free_hugepages()))?;
+    let eal = start_dpdk(&plan, no_huge)?;
     let sizes: Vec<Vec<ShardSize>> = (0..).take(regions.len()).map(|id| plan.shards(DomainId(id))).collect();
     let mut ledger = LedgerFile::create(&runtime_dir.ledger(), &sizes.concat(), plan.journal_count())?;
     let owners = create_owners(&plan, &regions, &ledger)?;
@@ -122,6 +125,12 @@ pub fn run(config: &Config, run_dir: &Path) -> Result<(), SwitchError> {
     drop(port_claims);
     drop(runtime_dir);
     conclude(&plan, &shards)
+}
+
+fn start_dpdk(plan: &Plan, no_huge: bool) -> Result<Eal, SwitchError> {
+    let options = eal::options(plan, (!no_huge).then(eal::free_hugepages));
+    let failed = if options.hugepages { SwitchError::DpdkOnHugepages } else { SwitchError::Dpdk };
+    Eal::init(&options).map_err(failed)
 }
 
 fn wait(stop: &Stop) -> String {
