@@ -1,7 +1,7 @@
 //! What the datapath counts, as control sees it: a copy that each lcore makes between two bursts.
 
 use switch_core::counters::{DomainCounters, EndpointCounters, LedgerFaultCounters};
-use switch_core::ids::{DomainId, EndpointId, LcoreId, PortId};
+use switch_core::ids::LcoreId;
 
 /// Packets of one port on one lcore.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -169,23 +169,5 @@ impl CountersSnapshot {
     #[must_use]
     pub fn copies_in_trusted_chain(&self) -> u64 {
         self.domains.iter().map(|domain| domain.identity.moved).sum()
-    }
-
-    /// The counters of one domain.
-    #[must_use]
-    pub fn domain(&self, domain: DomainId) -> Option<&DomainSnapshot> {
-        self.domains.get(domain.index())
-    }
-
-    /// The counters of one port.
-    #[must_use]
-    pub fn port(&self, port: PortId) -> Option<&PortSnapshot> {
-        self.ports.get(port.index())
-    }
-
-    /// The counters of one endpoint.
-    #[must_use]
-    pub fn endpoint(&self, endpoint: EndpointId) -> Option<&EndpointSnapshot> {
-        self.endpoints.get(endpoint.index())
     }
 }

@@ -1,6 +1,6 @@
 //! The receiving side of one port on one lcore.
 
-use dpdk::{Mbuf, MbufBurst, RxQueue};
+use dpdk::{Mbuf, MbufBurst, Pool, RxQueue};
 use switch_core::drop_reason::DropReason;
 use switch_core::frame::ETHERNET_HEADER_BYTES;
 use switch_core::header::HeaderCopy;
@@ -42,6 +42,23 @@ impl Source {
     pub(super) fn private() -> Self {
         Self::Private(Box::new([0; FRAME_COPY_BYTES]))
     }
+
+    /// Makes a received frame one that lies in the region. A copied one fills in `header` by the way.
+    #[inline(always)]
+    pub(super) fn bring_in(
+        &mut self,
+        pool: &Pool,
+        domain: &DomainState,
+        shard: &mut Shard<'static>,
+        header: &mut HeaderCopy,
+        mbuf: Mbuf,
+    ) -> Result<Arrived, Refused> {
+        match (check(&mbuf), self) {
+            (Err(reason), _) => Err(Refused { mbuf, reason }),
+            (Ok(()), Self::Region) => take_over(pool, mbuf),
+            (Ok(()), Self::Private(scratch)) => copy_over(domain, shard, scratch, header, mbuf),
+        }
+    }
 }
 
 /// A frame that was received and cannot be used; freed when the shard is not borrowed any more.
@@ -61,7 +78,7 @@ pub(super) struct Arrived {
 
 /// Checks what no frame may be, whatever the port.
 #[inline]
-pub(super) fn check(mbuf: &Mbuf) -> Result<(), DropReason> {
+fn check(mbuf: &Mbuf) -> Result<(), DropReason> {
     if mbuf.segments() != 1 {
         return Err(DropReason::FrameTooLong);
     }
@@ -73,7 +90,7 @@ pub(super) fn check(mbuf: &Mbuf) -> Result<(), DropReason> {
 
 /// Takes over a frame that the driver has put into the region.
 #[inline]
-pub(super) fn take_over(pool: &dpdk::Pool, mbuf: Mbuf) -> Result<Arrived, Refused> {
+fn take_over(pool: &Pool, mbuf: Mbuf) -> Result<Arrived, Refused> {
     let (offset_bytes, len_bytes) = (mbuf.data_off(), mbuf.data_len());
     let place = Place::of(&mbuf);
     match pool.into_index(mbuf) {
@@ -85,8 +102,8 @@ pub(super) fn take_over(pool: &dpdk::Pool, mbuf: Mbuf) -> Result<Arrived, Refuse
     }
 }
 
-/// Copies a frame from private memory into a buffer of the region; fills in the header copy by the way.
-pub(super) fn copy_over(
+/// Copies a frame from private memory into a buffer of the region.
+fn copy_over(
     domain: &DomainState,
     shard: &mut Shard<'static>,
     scratch: &mut [u8; FRAME_COPY_BYTES],

@@ -9,6 +9,7 @@
 //! | `spec` | what the datapath is started with |
 //! | `start` | from the spec to running threads |
 //! | `lcore` | one polling thread and its turn |
+//! | `arrivals`, `returns`, `credit` | what a turn does with ports, with endpoints, with makers of packets |
 //! | `adopt` | what an lcore does with a message |
 //! | `route` | one frame's next step |
 //! | `domain`, `endpoint`, `ingress`, `egress` | what an lcore has of each |
@@ -18,8 +19,10 @@
 //! | `counters`, `audit`, `message` | what control sees and says |
 
 mod adopt;
+mod arrivals;
 mod audit;
 mod counters;
+mod credit;
 mod domain;
 mod egress;
 mod endpoint;
@@ -29,6 +32,7 @@ mod idle;
 mod ingress;
 mod lcore;
 mod message;
+mod returns;
 mod route;
 mod sample;
 mod shard_cell;
@@ -208,12 +212,6 @@ impl Datapath {
     /// [`DatapathError::LcoreGone`].
     pub fn replace_forwarding(&self, forwarding: &Arc<Forwarding>) -> Result<(), DatapathError> {
         self.ask(|done| Message::Forward { forwarding: Arc::clone(forwarding), done }).map(drop)
-    }
-
-    /// The name, number and driver of each port, for the operator.
-    #[must_use]
-    pub fn port_drivers(&self) -> Vec<String> {
-        lock(&self.ports).iter().map(|running| running.port.info().driver.clone()).collect()
     }
 
     /// Loses a buffer of a domain on the first lcore, so that a test sees the audit find it.

@@ -302,7 +302,11 @@ fn spawn(
     let thread = thread.map_err(|source| DatapathError::Thread { lcore: spec.id, source })?;
     match is_ready.recv() {
         Ok(Ok(())) => Ok(LcoreThread { id: spec.id, messages, thread }),
-        Ok(Err(error)) => Err(error.into()),
+        Ok(Err(error)) => {
+            // Its queues are dropped before the ports are.
+            drop(thread.join());
+            Err(error.into())
+        }
         Err(_) => Err(DatapathError::LcoreGone { lcore: spec.id }),
     }
 }

@@ -1,0 +1,140 @@
+//! What endpoints give back: checked, and sent on its way.
+
+use shm_ring::desc::{Kind, Verdict};
+use switch_core::fault::DescFault;
+use switch_core::forwarding::{Decision, Forwarding, Step};
+use switch_core::header::HeaderCopy;
+use switch_core::ids::{ChainId, PortId};
+use switch_core::ledger::PacketPath;
+use switch_core::shard::Returned;
+
+use super::domain::{DomainLane, Frame};
+use super::endpoint::EndpointLane;
+use super::lcore::Lcore;
+use super::message::Event;
+use super::route::{EventSink, Route, cut_off};
+
+impl Lcore {
+    /// Takes what an endpoint has given back, checks it, and sends each frame on its way.
+    pub(super) fn serve(&mut self, position: usize) -> usize {
+        let lane = &mut self.endpoints[position];
+        let (id, domain) = (lane.id, lane.domain);
+        let Some(pair) = &mut lane.pair else { return 0 };
+        let taken = match pair.from_guest.take(&mut self.returns[..]) {
+            Ok(0) => return 0,
+            Ok(taken) => taken,
+            Err(error) => {
+                cut_off(lane, &mut self.live, &mut self.events, self.id, error);
+                return 0;
+            }
+        };
+        let DomainLane { cell, state, .. } = &mut self.domains[domain.index()];
+        let returns = &self.returns[..taken];
+        for raw in returns {
+            cell.prefetch(raw.unpack().buffer_index);
+        }
+        let mut shard = cell.borrow();
+        let mut route = Route {
+            lcore: self.id,
+            domain: state,
+            shard: &mut shard,
+            endpoints: &mut self.endpoints,
+            egresses: &mut self.egresses,
+            live: &mut self.live,
+            events: &mut self.events,
+        };
+        let limits = route.domain.limits;
+        let mut accepted = 0;
+        let mut last_question = Question::NONE;
+        let mut decision = Decision { step: Step::Home, path: PATH_OF_NOTHING };
+        for &raw in returns {
+            // Taken apart at once, so that the fields stay in registers.
+            let Returned { index, data_offset_bytes, data_len_bytes, kind, verdict, aux, path } =
+                match route.shard.take_back(id, raw, &limits) {
+                    Ok(returned) => returned,
+                    Err(fault) => {
+                        refuse(&mut route.endpoints[position], route.events, fault);
+                        continue;
+                    }
+                };
+            accepted += 1;
+            let frame = Frame { index, offset_bytes: data_offset_bytes, len_bytes: data_len_bytes };
+            let whole = || Returned { index, data_offset_bytes, data_len_bytes, kind, verdict, aux, path };
+            if kind == Kind::Empty {
+                made(&mut route, position, frame, whole(), &self.forwarding, &mut self.header);
+                continue;
+            }
+            let question = Question::of(path, verdict, aux);
+            if question != last_question {
+                last_question = question;
+                decision = self.forwarding.after(id, &whole(), route.live);
+            }
+            route.forward(frame, decision, Some(id));
+        }
+        let lane = &mut route.endpoints[position];
+        lane.counters.returned += accepted;
+        if let Some(pair) = &mut lane.pair {
+            // Behind the ledger: should the process die in between, its successor reads these descriptors once
+            // more and refuses them as not held, instead of believing that the endpoint still holds the buffers.
+            pair.from_guest.release();
+        }
+        taken
+    }
+}
+
+/// All that [`Forwarding::after`] looks at, of a packet, in two words: equal questions of one burst have equal
+/// answers, and packets that came in one after the other mostly ask the same.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Question(u64, u64);
+
+impl Question {
+    /// No packet asks this: there is no such verdict.
+    const NONE: Self = Self(u64::MAX, 0);
+
+    #[inline(always)]
+    fn of(path: PacketPath, verdict: Verdict, aux: u32) -> Self {
+        let PacketPath { chain, hop, visited, ingress_port, flow_hash } = path;
+        let place = u64::from(chain.0) | u64::from(hop) << 16 | u64::from(visited) << 24;
+        Self(
+            place | u64::from(ingress_port.0) << 32 | u64::from(verdict as u8) << 48,
+            u64::from(flow_hash) | u64::from(aux) << 32,
+        )
+    }
+}
+
+/// Stands for a path until there is one.
+const PATH_OF_NOTHING: PacketPath =
+    PacketPath { chain: ChainId::NONE, hop: 0, visited: 0, ingress_port: PortId::NONE, flow_hash: 0 };
+
+/// An empty buffer came home, perhaps with a packet that the endpoint made: that one has no flow hash yet.
+#[cold]
+fn made(
+    route: &mut Route<'_>,
+    position: usize,
+    frame: Frame,
+    mut returned: Returned,
+    forwarding: &Forwarding,
+    header: &mut HeaderCopy,
+) {
+    let lane = &mut route.endpoints[position];
+    let id = lane.id;
+    lane.empties = lane.empties.saturating_sub(1);
+    route.domain.copy_header(frame, header);
+    returned.path.flow_hash = forwarding.flow_hash(header);
+    let decision = forwarding.after(id, &returned, route.live);
+    if decision.step != Step::Home {
+        route.domain.counters.entered += 1;
+    }
+    route.forward(frame, decision, Some(id));
+}
+
+/// Counts a refused descriptor. Control hears of the first one; a guest that floods us with them moves a
+/// counter and nothing else.
+#[cold]
+fn refuse(lane: &mut EndpointLane, events: &mut EventSink, fault: DescFault) {
+    lane.counters.faults.add(fault.kind(), 1);
+    if !lane.fault_told {
+        lane.fault_told = true;
+        events.tell(Event::Descriptor { endpoint: lane.id, fault });
+    }
+}
