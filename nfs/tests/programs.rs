@@ -4,7 +4,12 @@ use std::path::PathBuf;
 use std::process::{Command, Output};
 
 fn run(program: &str, args: &[&str]) -> Output {
-    Command::new(program).args(args).env_remove("NETVM_SOCKET").env_remove("NETVM_NAME").output().unwrap()
+    Command::new(program)
+        .args(args)
+        .env_remove("NETVM_SOCKET")
+        .env_remove("NETVM_NAME")
+        .output()
+        .expect("a program that starts")
 }
 
 fn text(output: &Output) -> String {
