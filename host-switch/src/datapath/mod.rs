@@ -18,6 +18,11 @@
 //! | `sample` | the proof that nothing was copied |
 //! | `counters`, `audit`, `message` | what control sees and says |
 
+#[cfg(all(feature = "sabotage-leak", not(debug_assertions)))]
+compile_error!(
+    "sabotage-leak loses a buffer on purpose so that a test sees the audit find it; never ship it"
+);
+
 mod adopt;
 mod arrivals;
 mod audit;
