@@ -165,6 +165,28 @@ fn drops_by_verdict_and_denied_targets_are_counted_under_their_names() {
 }
 
 #[test]
+fn frames_that_no_buffer_or_no_header_fits_are_dropped_by_name_at_ingress() {
+    let fitting = [vec![1; 14], vec![2; 1522]];
+    let frames = [&fitting[0][..], &[3; 13], &[4; 3000], &[5; 1523], &fitting[1]].map(<[u8]>::to_vec);
+    let (lab, written) = replay(1, &frames, |_| {});
+    lab.attach(0);
+    let guest = Guest::forwarder(&lab, 0);
+    let counters = lab.wait_until("every frame is delivered or dropped", |counters| {
+        let packets = &counters.domains[0].packets;
+        packets.delivered + packets.drops.total() == 5
+    });
+    drop(guest);
+    let drops = &counters.domains[0].packets.drops;
+    assert_eq!(drops.get(DropReason::FrameTooShort), 1);
+    // One in several buffers, and one that is longer than the port sends.
+    assert_eq!(drops.get(DropReason::FrameTooLong), 2);
+    assert_eq!(counters.endpoints[0].packets.lent, 3);
+    lab.assert_conserved();
+    lab.stop();
+    assert!(capture::read(&written) == fitting);
+}
+
+#[test]
 fn an_endpoint_with_credit_makes_packets_of_its_own() {
     let (lab, written) = replay(1, &[], |spec| {
         spec.credit_buffers = 8;

@@ -189,3 +189,50 @@ fn pad(domain: &DomainState, frame: &mut Frame, sent_bytes: u16) -> Result<(), D
     frame.len_bytes = sent_bytes;
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use switch_core::counters::DomainCounters;
+    use switch_core::frame::FrameLimits;
+    use switch_core::ids::BufferIndex;
+
+    use super::*;
+    use crate::datapath::sample::Sampler;
+    use crate::region::{HEADER_BYTES_MAX, Pages, Region};
+
+    fn domain() -> DomainState {
+        let region = Region::create("blue", 2 << 20, 2368, Pages::Plain).unwrap();
+        DomainState {
+            id: DomainId(0),
+            region: region.mapping(),
+            geometry: *region.geometry(),
+            limits: FrameLimits::of_stride(2368),
+            counters: DomainCounters::default(),
+            sampler: Sampler::new(),
+            is_lost: false,
+        }
+    }
+
+    #[test]
+    fn pads_a_short_frame_with_zeroes_up_to_the_end_of_its_buffer() {
+        let domain = domain();
+        for offset_bytes in [128, 2368 - 60] {
+            let mut frame = Frame { index: BufferIndex(3), offset_bytes, len_bytes: 42 };
+            domain.region.copy_in(domain.position(frame.index, offset_bytes), &[7; 62]);
+            pad(&domain, &mut frame, 60).unwrap();
+            assert_eq!(frame.len_bytes, 60);
+            let mut copy = [0; HEADER_BYTES_MAX];
+            domain.region.copy_header(domain.position(frame.index, offset_bytes), 62, &mut copy);
+            assert_eq!(copy[..42], [7; 42]);
+            assert_eq!(copy[42..60], [0; 18]);
+            assert_eq!(copy[60..62], [7; 2]);
+        }
+    }
+
+    #[test]
+    fn refuses_padding_one_byte_past_the_buffer() {
+        let mut frame = Frame { index: BufferIndex(3), offset_bytes: 2368 - 59, len_bytes: 42 };
+        assert_eq!(pad(&domain(), &mut frame, 60), Err(DropReason::FrameTooShort));
+        assert_eq!(frame.len_bytes, 42);
+    }
+}
