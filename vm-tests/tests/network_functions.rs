@@ -181,14 +181,15 @@ fn pings_and_a_file_cross_a_firewall_and_a_router() {
 }
 
 #[test]
-fn without_credit_the_first_ping_pays_for_the_question_and_the_others_pass() {
+fn without_credit_each_question_costs_one_ping_and_the_others_pass() {
     let scene = Scene::new();
     let (client, _server) = hosts(&scene);
     let chain = Chain::start(&scene, CABLES, 0, RULES, ROUTES);
     let pings = ping(&client, SERVER, 10, 200).unwrap();
-    assert_eq!(pings.answered, 9, "{pings:?}");
     chain.stop();
-    assert_eq!(counted(&scene.log("rt0"), "turned_into_arp"), 1);
+    let asked = counted(&scene.log("rt0"), "turned_into_arp");
+    assert!((1..=2).contains(&asked), "one question, or two if the first was lost: {asked}");
+    assert_eq!(pings.answered + asked, 10, "{pings:?}");
 }
 
 #[test]
