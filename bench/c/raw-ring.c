@@ -30,16 +30,16 @@ struct desc {
 	uint64_t word0, word1;
 } __attribute__((aligned(16)));
 
-struct counter {
-	_Alignas(128) _Atomic uint32_t value;
-};
-
-static struct counter produced, consumed;
-static _Alignas(128) _Atomic int stop;
-static _Alignas(128) uint64_t packets_taken;
-static struct desc *slots;
+/* Each word that changes has two cache lines to itself; what follows it is only read. */
+static struct {
+	_Alignas(128) _Atomic uint32_t produced;
+	_Alignas(128) _Atomic uint32_t consumed;
+	_Alignas(128) _Atomic int stop;
+	_Alignas(128) _Atomic uint64_t packets_taken;
+} shared;
+static _Alignas(128) struct desc *slots;
 static uint8_t *buffers;
-static uint32_t slot_count, buffer_count, burst, window_ms;
+static uint32_t slot_count_asked, buffer_count, burst_asked, window_ms;
 static size_t stride;
 static int producer_cpu, consumer_cpu;
 #ifdef RTE_RING
@@ -73,14 +73,42 @@ static inline void swap_macs(uint32_t index)
 	memcpy(data + 6, mac, 6);
 }
 
+#ifndef RTE_RING
+/* The ring as at most two straight pieces. */
+static inline void copy_in(const struct desc *from, uint32_t at, uint32_t count, uint32_t slot_count)
+{
+	uint32_t first = at & (slot_count - 1), straight = slot_count - first;
+	if (count <= straight) {
+		for (uint32_t i = 0; i < count; i++)
+			slots[first + i] = from[i];
+		return;
+	}
+	memcpy(slots + first, from, straight * sizeof *from);
+	memcpy(slots, from + straight, (count - straight) * sizeof *from);
+}
+
+static inline void copy_out(struct desc *to, uint32_t at, uint32_t count, uint32_t slot_count)
+{
+	uint32_t first = at & (slot_count - 1), straight = slot_count - first;
+	if (count <= straight) {
+		for (uint32_t i = 0; i < count; i++)
+			to[i] = slots[first + i];
+		return;
+	}
+	memcpy(to, slots + first, straight * sizeof *to);
+	memcpy(to + straight, slots, (count - straight) * sizeof *to);
+}
+#endif
+
 static void *produce(void *unused)
 {
 	(void)unused;
 	pin(producer_cpu);
+	const uint32_t burst = burst_asked, slot_count = slot_count_asked;
 	uint32_t own = 0, seen = 0, next = 0;
-	while (!atomic_load_explicit(&stop, memory_order_relaxed)) {
+	struct desc out[64];
+	while (!atomic_load_explicit(&shared.stop, memory_order_relaxed)) {
 #ifdef RTE_RING
-		struct desc out[64];
 		if (rte_ring_free_count(ring) < burst)
 			continue;
 		for (uint32_t i = 0; i < burst; i++) {
@@ -91,20 +119,21 @@ static void *produce(void *unused)
 		rte_ring_sp_enqueue_bulk_elem(ring, out, sizeof out[0], burst, NULL);
 		(void)own;
 		(void)seen;
+		(void)slot_count;
 #else
 		if (slot_count - (own - seen) < burst) {
-			seen = atomic_load_explicit(&consumed.value, memory_order_acquire);
+			seen = atomic_load_explicit(&shared.consumed, memory_order_acquire);
 			if (slot_count - (own - seen) < burst)
 				continue;
 		}
 		for (uint32_t i = 0; i < burst; i++) {
 			write_packet(next);
-			slots[(own + i) & (slot_count - 1)] =
-				(struct desc){ next | (uint64_t)128 << 32 | (uint64_t)64 << 48, 1 };
+			out[i] = (struct desc){ next | (uint64_t)128 << 32 | (uint64_t)64 << 48, 1 };
 			next = next + 1 == buffer_count ? 0 : next + 1;
 		}
+		copy_in(out, own, burst, slot_count);
 		own += burst;
-		atomic_store_explicit(&produced.value, own, memory_order_release);
+		atomic_store_explicit(&shared.produced, own, memory_order_release);
 #endif
 	}
 	return NULL;
@@ -114,30 +143,30 @@ static void *consume(void *unused)
 {
 	(void)unused;
 	pin(consumer_cpu);
+	const uint32_t burst = burst_asked, slot_count = slot_count_asked;
 	uint64_t taken = 0;
 	uint32_t own = 0, seen = 0;
 	struct desc in[64];
-	while (!atomic_load_explicit(&stop, memory_order_relaxed)) {
+	while (!atomic_load_explicit(&shared.stop, memory_order_relaxed)) {
 #ifdef RTE_RING
 		uint32_t count = rte_ring_sc_dequeue_burst_elem(ring, in, sizeof in[0], burst, NULL);
 		(void)own;
 		(void)seen;
+		(void)slot_count;
 #else
-		if (seen == own) {
-			seen = atomic_load_explicit(&produced.value, memory_order_acquire);
-			if (seen == own)
-				continue;
-		}
+		if (seen - own < burst)
+			seen = atomic_load_explicit(&shared.produced, memory_order_acquire);
 		uint32_t count = seen - own < burst ? seen - own : burst;
-		for (uint32_t i = 0; i < count; i++)
-			in[i] = slots[(own + i) & (slot_count - 1)];
+		if (count == 0)
+			continue;
+		copy_out(in, own, count, slot_count);
 		own += count;
-		atomic_store_explicit(&consumed.value, own, memory_order_release);
+		atomic_store_explicit(&shared.consumed, own, memory_order_release);
 #endif
 		for (uint32_t i = 0; i < count; i++)
 			swap_macs((uint32_t)in[i].word0);
 		taken += count;
-		packets_taken = taken;
+		atomic_store_explicit(&shared.packets_taken, taken, memory_order_relaxed);
 	}
 	return NULL;
 }
@@ -165,22 +194,22 @@ int main(int argc, char **argv)
 	}
 	producer_cpu = atoi(argv[1]);
 	consumer_cpu = atoi(argv[2]);
-	slot_count = (uint32_t)atoi(argv[3]);
+	slot_count_asked = (uint32_t)atoi(argv[3]);
 	buffer_count = (uint32_t)atoi(argv[4]);
 	stride = (size_t)atoi(argv[5]);
-	burst = (uint32_t)atoi(argv[6]);
+	burst_asked = (uint32_t)atoi(argv[6]);
 	window_ms = (uint32_t)atoi(argv[7]);
 	/* A buffer must not be written again while its descriptor waits. */
-	if (slot_count == 0 || (slot_count & (slot_count - 1)) != 0 || burst == 0 || burst > 64 ||
-	    burst > slot_count || buffer_count < slot_count + 2 * burst) {
+	if (slot_count_asked == 0 || (slot_count_asked & (slot_count_asked - 1)) != 0 || burst_asked == 0 || burst_asked > 64 ||
+	    burst_asked > slot_count_asked || buffer_count < slot_count_asked + 2 * burst_asked) {
 		fprintf(stderr, "raw-ring: ring slots a power of two, burst at most 64, buffers at least slots + 2 bursts\n");
 		return 2;
 	}
-	slots = shared_memory(slot_count * sizeof *slots);
+	slots = shared_memory(slot_count_asked * sizeof *slots);
 	buffers = shared_memory((size_t)buffer_count * stride + 4096);
 #ifdef RTE_RING
-	ring = aligned_alloc(128, ((size_t)rte_ring_get_memsize_elem(sizeof(struct desc), slot_count * 2) + 127) / 128 * 128);
-	if (ring == NULL || rte_ring_init(ring, "raw", slot_count, RING_F_SP_ENQ | RING_F_SC_DEQ) != 0)
+	ring = aligned_alloc(128, ((size_t)rte_ring_get_memsize_elem(sizeof(struct desc), slot_count_asked * 2) + 127) / 128 * 128);
+	if (ring == NULL || rte_ring_init(ring, "raw", slot_count_asked, RING_F_SP_ENQ | RING_F_SC_DEQ) != 0)
 		return 1;
 #endif
 	pthread_t producer, consumer;
@@ -191,11 +220,11 @@ int main(int argc, char **argv)
 	struct timespec from, to;
 	const struct timespec window = { window_ms / 1000, (long)(window_ms % 1000) * 1000 * 1000 };
 	clock_gettime(CLOCK_MONOTONIC, &from);
-	uint64_t before = *(volatile uint64_t *)&packets_taken;
+	uint64_t before = atomic_load(&shared.packets_taken);
 	nanosleep(&window, NULL);
-	uint64_t after = *(volatile uint64_t *)&packets_taken;
+	uint64_t after = atomic_load(&shared.packets_taken);
 	clock_gettime(CLOCK_MONOTONIC, &to);
-	atomic_store(&stop, 1);
+	atomic_store(&shared.stop, 1);
 	pthread_join(producer, NULL);
 	pthread_join(consumer, NULL);
 	double seconds = (double)(to.tv_sec - from.tv_sec) + (double)(to.tv_nsec - from.tv_nsec) / 1e9;

@@ -123,8 +123,11 @@ struct Scene {
 impl Scene {
     fn set(artifacts: &Artifacts, folder: &Path, journal: &Journal) -> Result<Self, BenchError> {
         let mut switch = Switch::start(SWITCH, Path::new(CONFIG), artifacts, folder, journal)?;
-        let nf = switch.start_process("fwd0", "forwarder", &["--touch", "--idle", "spin", "--cpu", "1"])?;
-        switch.wait_attached(&["fwd0"], Duration::from_secs(20))?;
+        let mut nf =
+            switch.start_process("fwd0", "forwarder", &["--touch", "--idle", "spin", "--cpu", "1"])?;
+        let attached = switch.wait_attached(&["fwd0"], Duration::from_secs(20));
+        nf.check_alive()?;
+        attached?;
         Ok(Self { switch, nf })
     }
 

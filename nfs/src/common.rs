@@ -27,6 +27,10 @@ pub struct Common {
     #[arg(long, value_name = "HOW", default_value_t = Idle::sleep())]
     idle: Idle,
 
+    /// Poll on this CPU only
+    #[arg(long, value_name = "NUMBER")]
+    cpu: Option<usize>,
+
     /// End after this many packets
     #[arg(long, value_name = "PACKETS")]
     limit_packets: Option<u64>,
@@ -45,11 +49,14 @@ pub struct Common {
 }
 
 impl Common {
-    /// Finds the switch's memory and attaches.
+    /// Takes the CPU of the command line, finds the switch's memory and attaches.
     ///
     /// # Errors
-    /// If there is no switch, or it does not let us in.
+    /// If there is no such CPU or no switch, or it does not let us in.
     pub fn attach(&self) -> Result<Endpoint, NfError> {
+        if let Some(cpu) = self.cpu {
+            pin(cpu)?;
+        }
         let options = Options { socket: self.socket.clone(), name: self.name.clone(), ..Options::from_env() };
         let device = Device::find(&options)?;
         Ok(Endpoint::attach_within(&device, self.endpoint, self.attach_seconds)?)
@@ -80,6 +87,17 @@ impl Common {
         }
         Ok(())
     }
+}
+
+/// Keeps the calling thread, which is the one that will poll, on one CPU.
+fn pin(cpu: usize) -> Result<(), NfError> {
+    let refused = |err: rustix::io::Errno| NfError::Cpu { cpu, source: err.into() };
+    if cpu >= rustix::thread::CpuSet::MAX_CPU {
+        return Err(refused(rustix::io::Errno::INVAL));
+    }
+    let mut cpus = rustix::thread::CpuSet::new();
+    cpus.set(cpu);
+    rustix::thread::sched_setaffinity(None, &cpus).map_err(refused)
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {

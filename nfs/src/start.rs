@@ -22,6 +22,14 @@ pub enum NfError {
     /// A target that the config does not allow.
     #[error(transparent)]
     Target(#[from] TargetError),
+    /// Not on that CPU.
+    #[error("running on CPU {cpu} only: {source}; `nproc --all` says how many there are")]
+    Cpu {
+        /// The CPU that was asked for.
+        cpu: usize,
+        /// What the kernel said.
+        source: io::Error,
+    },
     /// No signal handler.
     #[error("catching SIGINT and SIGTERM: {0}")]
     Signals(io::Error),
