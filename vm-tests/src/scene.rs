@@ -13,6 +13,9 @@ use lab::namespace::Namespace;
 use lab::status::Status;
 use lab::switch::Switch;
 
+/// For DPDK's own memory and a small region.
+const HUGEPAGES: u64 = 96;
+
 static SCENES: AtomicU32 = AtomicU32::new(0);
 
 /// Names, folders and a journal for one test. Dropped last, it undoes everything and, if the test failed,
@@ -42,7 +45,7 @@ impl Scene {
         let dir = PathBuf::from("/run/netvm-lab").join(&id);
         journal.note(Change::Directory(dir.clone())).expect("a note");
         fs::create_dir_all(&dir).expect("a folder");
-        hugepages::ensure_free(64, &journal).expect("hugepages");
+        hugepages::ensure_free(HUGEPAGES, &journal).expect("hugepages");
         let artifacts = Artifacts::from_env().expect("built programs");
         Self { artifacts, journal, dir, id }
     }

@@ -219,3 +219,65 @@ fn a_vm_that_is_paused_for_ten_seconds_goes_on_where_it_was() {
     drop(vms);
     switch.stop().unwrap();
 }
+
+/// The two VMs, the first of which runs a script besides its network function.
+fn with_script(scene: &Scene, script: &str) -> String {
+    std::fs::write(scene.dir.join("script"), script).expect("a script");
+    let files = "nf = \"forwarder\"\nfiles = { \"/etc/netvm/boot.d/script\" = \"script\" }";
+    [SWITCH_AND_DOMAIN, CABLES, &TWO_VMS.replacen("nf = \"forwarder\"", files, 1)].concat()
+}
+
+/// Waits until the first VM's endpoint has been attached `epochs` times, with promise 6 holding all the while.
+fn wait_for_epoch(switch: &mut Switch, epochs: u32) {
+    switch
+        .wait_for(&format!("epoch {epochs}"), BOOT_LIMIT, |status| {
+            assert_conserved(status);
+            status.endpoint_of(VMS[0]).is_some_and(|endpoint| endpoint.epoch >= epochs)
+        })
+        .unwrap_or_else(|err| panic!("{err}"));
+}
+
+/// Asserts that packets cross the chain again.
+fn assert_flowing(switch: &mut Switch, flood: Flood) {
+    switch.wait_attached(&VMS, BOOT_LIMIT).unwrap_or_else(|err| panic!("{err}"));
+    let before = flood.count().received;
+    std::thread::sleep(Duration::from_millis(1500));
+    let count = flood.stop();
+    assert!(count.received > before, "the chain goes on: {count:?}");
+    assert_eq!((count.damaged, count.reordered), (0, 0), "{count:?}");
+}
+
+#[test]
+fn functions_killed_inside_a_guest_give_their_buffers_back_by_the_word_of_their_supervisor() {
+    let scene = Scene::new();
+    let (client, server) = hosts(&scene);
+    let config = with_script(
+        &scene,
+        "for kill in 1 2 3 4 5 6; do\nsleep 1; until killall -9 forwarder; do sleep 0.1; done\ndone\n",
+    );
+    let mut switch = scene.switch(&config);
+    let vms = boot_both(&mut switch);
+    let flood = Flood::start(&client, &server, Ipv4Addr::new(10, 1, 0, 3), 9000, 5_000).unwrap();
+    wait_for_epoch(&mut switch, 7);
+    assert_flowing(&mut switch, flood);
+    let status = switch.status().unwrap();
+    assert_conserved(&status);
+    assert!(status.dropped("lost_with_endpoint") > 0, "they died with packets: {:?}", status.drops);
+    assert!(status.buffers.values().all(|buffers| buffers.quarantined == 0), "{:?}", status.buffers);
+    drop(vms);
+    switch.stop().unwrap();
+}
+
+#[test]
+fn a_guest_that_reboots_under_traffic_is_served_again() {
+    let scene = Scene::new();
+    let (client, server) = hosts(&scene);
+    let mut switch = scene.switch(&with_script(&scene, "sleep 4; reboot -f\n"));
+    let vms = boot_both(&mut switch);
+    let flood = Flood::start(&client, &server, Ipv4Addr::new(10, 1, 0, 3), 9000, 2_000).unwrap();
+    wait_for_epoch(&mut switch, 3);
+    assert_flowing(&mut switch, flood);
+    assert_conserved(&switch.status().unwrap());
+    drop(vms);
+    switch.stop().unwrap();
+}
