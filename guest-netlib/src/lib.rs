@@ -95,6 +95,9 @@
 //! packet, and what it cannot mean for the memory safety of the NF.
 #![deny(missing_docs)]
 
+#[cfg(all(feature = "sabotage-drop-returns", not(debug_assertions)))]
+compile_error!("the sabotage feature breaks this crate on purpose and is for its tests only");
+
 mod attach;
 mod burst;
 mod death;

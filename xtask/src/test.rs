@@ -150,15 +150,11 @@ fn loom_command(workspace: &Workspace) -> Command {
     command
 }
 
-/// Builds with one feature, in a folder of their own so that they never become the product.
+/// Tests built with one feature. The product is a release build, which refuses these features.
 fn featured(workspace: &Workspace, sabotage: &Sabotage) -> Stage {
     let (mut command, target) = match sabotage.build {
         Build::Loom(target) => (loom_command(workspace), target),
-        Build::Test(target) => {
-            let mut command = with_artifacts(workspace, workspace.cargo());
-            command.env("CARGO_TARGET_DIR", workspace.target().join("sabotage"));
-            (command, target)
-        }
+        Build::Test(target) => (with_artifacts(workspace, workspace.cargo()), target),
     };
     command.args(["test", "-p", sabotage.package, "--features", sabotage.feature]);
     command.args(target).args(["--", sabotage.test]);
