@@ -90,6 +90,8 @@ struct Client {
     /// Position of the owner it came for.
     owner: Option<usize>,
     since: Instant,
+    /// Has been told that it is not understood.
+    is_told: bool,
 }
 
 /// Everything that the keeper's thread owns.
@@ -171,7 +173,7 @@ impl Room {
             log::warn!("connection to endpoint.sock refused: {why}");
             return refuse(&socket, why);
         }
-        self.clients.push(Client { socket, owner: None, since: Instant::now() });
+        self.clients.push(Client { socket, owner: None, since: Instant::now(), is_told: false });
     }
 
     fn admit(&self, socket: &OwnedFd) -> Result<(), String> {
@@ -203,8 +205,20 @@ impl Room {
             Err(error) => Err(error.to_string()),
         };
         if let Err(why) = heard {
-            log::warn!("a client of endpoint.sock is refused: {why}");
-            refuse(&self.clients[position].socket, why);
+            self.object(position, why);
+        }
+    }
+
+    /// Says no. That ends the connection of a client without memory. Of one that has memory it stays, whatever
+    /// it says: that its own end is closed is the proof that it writes no more, that ours is proves nothing.
+    fn object(&mut self, position: usize, why: String) {
+        let client = &mut self.clients[position];
+        if std::mem::replace(&mut client.is_told, true) {
+            return;
+        }
+        log::warn!("a client of endpoint.sock is refused: {why}");
+        refuse(&client.socket, why);
+        if client.owner.is_none() {
             self.dismiss(position);
         }
     }

@@ -37,6 +37,8 @@ struct Running {
     pidfd: Option<OwnedFd>,
     pid: i32,
     accelerator: String,
+    /// QEMU has said that it shuts down; its CPUs may still run.
+    is_shutting_down: bool,
 }
 
 /// Memory that is handed out: sizes, control area, region.
@@ -183,8 +185,18 @@ impl Owner {
         };
         for event in events {
             match event {
-                Event::Reset => self.prove_stopped(false, "its guest starts over", lending),
-                Event::Shutdown => self.prove_stopped(false, "its guest has shut down", lending),
+                // Said while the CPUs are paused, behind the reset.
+                Event::Reset => {
+                    self.running.is_shutting_down = false;
+                    self.prove_stopped(false, "its guest starts over", lending);
+                }
+                // Said before the CPUs are stopped: the guest may write for some milliseconds more. What proves
+                // its end is the end of QEMU, or, if QEMU stays (`-no-shutdown`), STOP; only a reset leads on from
+                // there.
+                Event::Shutdown => self.running.is_shutting_down = true,
+                Event::Stop if self.running.is_shutting_down => {
+                    self.prove_stopped(false, "its guest has shut down", lending);
+                }
                 Event::Eof => {
                     self.running = Running::default();
                     log::info!("vm {} ended", self.name);

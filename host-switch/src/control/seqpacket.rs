@@ -5,6 +5,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
@@ -77,6 +78,7 @@ pub fn send(socket: impl AsFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> Result<(
 /// # Errors
 /// `EAGAIN` on a non-blocking socket with nothing to read; a connection reset counts as [`Received::End`].
 pub fn receive(socket: impl AsFd) -> Result<Received, Errno> {
+    let socket = socket.as_fd();
     let mut bytes = vec![0; MESSAGE_BYTES_MAX];
     // Room for one more than allowed, so that too many is told from just enough.
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS_MAX + 1))];
@@ -95,11 +97,19 @@ pub fn receive(socket: impl AsFd) -> Result<Received, Errno> {
     if got.flags.intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC) || fds.len() > FDS_MAX {
         return Ok(Received::TooLong);
     }
-    if got.bytes == 0 {
+    if got.bytes == 0 && has_ended(socket)? {
         return Ok(Received::End);
     }
     bytes.truncate(got.bytes);
     Ok(Received::Message { bytes, fds })
+}
+
+/// Whether the peer can send no more. A message without bytes reads as the end does, and is none.
+fn has_ended(socket: impl AsFd) -> Result<bool, Errno> {
+    let mut fds = [PollFd::from_borrowed_fd(socket.as_fd(), PollFlags::RDHUP)];
+    let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
+    poll(&mut fds, Some(&at_once))?;
+    Ok(fds[0].revents().intersects(PollFlags::RDHUP | PollFlags::HUP))
 }
 
 #[cfg(test)]
@@ -136,6 +146,15 @@ mod tests {
         let (here, there) = pair();
         send(&here, &[b'x'; MESSAGE_BYTES_MAX + 1], &[]).unwrap();
         assert!(matches!(receive(&there).unwrap(), Received::TooLong));
+    }
+
+    #[test]
+    fn a_message_without_bytes_is_not_the_end() {
+        let (here, there) = pair();
+        send(&here, &[], &[]).unwrap();
+        assert!(matches!(receive(&there).unwrap(), Received::Message { bytes, .. } if bytes.is_empty()));
+        drop(here);
+        assert!(matches!(receive(&there).unwrap(), Received::End));
     }
 
     #[test]

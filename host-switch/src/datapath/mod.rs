@@ -168,7 +168,7 @@ impl Datapath {
     }
 
     /// Takes home what an endpoint held when it was released, on proof that those writers have stopped: end of
-    /// file on a socket that only it or its QEMU holds, QMP `RESET` or `SHUTDOWN`, or its supervisor's word.
+    /// file on a socket that only it or its QEMU holds, QMP `RESET`, or its supervisor's word.
     /// What it holds under a later attach stays with it. Returns how many buffers came home; their packets
     /// count as `lost_with_endpoint`.
     ///

@@ -21,7 +21,8 @@ pub enum Event {
     Ready,
     /// The machine was reset: whatever ran in the guest runs no more.
     Reset,
-    /// The machine is off or about to be: whatever ran in the guest runs no more.
+    /// The machine is about to be switched off; its CPUs may still run. Followed by the end of QEMU, or by
+    /// [`Event::Stop`].
     Shutdown,
     /// The guest's CPUs are paused.
     Stop,

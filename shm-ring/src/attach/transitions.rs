@@ -45,7 +45,7 @@ pub enum AttachEventKind {
     BeatMissed,
     /// An lcore found a counter or descriptor that breaks a rule.
     Fault,
-    /// Proof that no old writer runs: end of file on its socket, or QMP `RESET` or `SHUTDOWN`.
+    /// Proof that no old writer runs: end of file on its socket or on QMP, or QMP `RESET`.
     WritersGone,
     /// Every lcore has let go of the rings.
     RingsReleased,

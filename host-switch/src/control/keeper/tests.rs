@@ -289,6 +289,26 @@ fn a_vm_is_served_once_its_qmp_socket_has_come_and_again_after_a_reset() {
 }
 
 #[test]
+fn a_vm_that_shuts_down_keeps_its_buffers_until_its_cpus_stand_still() {
+    let lab = Lab::of(ClientKind::Vm, "shutdown");
+    let (boot, endpoint) = lab.process();
+    let (ours, mut qemu) = UnixStream::pair().unwrap();
+    seqpacket::send(&boot, &Request::Qmp.to_bytes(), &[ours.as_fd()]).unwrap();
+    drop(ours);
+    attach(&endpoint, 56);
+    lab.noted.wait_for(&["attach 0 with 1 pairs"]);
+
+    // Paused and continued: the guest goes on where it was.
+    qemu.write_all(b"{\"event\": \"STOP\"}\n{\"event\": \"RESUME\"}\n").unwrap();
+    qemu.write_all(b"{\"event\": \"SHUTDOWN\"}\n").unwrap();
+    std::thread::sleep(Duration::from_millis(50));
+    lab.noted.wait_for(&["attach 0 with 1 pairs"]);
+    qemu.write_all(b"{\"event\": \"STOP\"}\n").unwrap();
+    lab.noted.wait_for(&["attach 0 with 1 pairs", "release", "reclaim"]);
+    lab.end();
+}
+
+#[test]
 fn the_end_of_qemu_is_the_end_of_a_vm_and_the_end_of_its_launcher_is_not() {
     let lab = Lab::of(ClientKind::Vm, "qemu");
     let (boot, endpoint) = lab.process();
@@ -312,8 +332,29 @@ fn a_process_brings_no_qmp_socket() {
     let (socket, _endpoint) = lab.process();
     let (ours, _qemu) = UnixStream::pair().unwrap();
     seqpacket::send(&socket, &Request::Qmp.to_bytes(), &[ours.as_fd()]).unwrap();
-    assert!(matches!(seqpacket::receive(&socket).unwrap(), Received::Message { .. }));
-    assert!(matches!(seqpacket::receive(&socket).unwrap(), Received::End));
+    let Received::Message { bytes, .. } = seqpacket::receive(&socket).unwrap() else { panic!("no answer") };
+    let Said::Error(why) = Reply::parse(&bytes).unwrap() else { panic!("{bytes:?}") };
+    assert_eq!(why, "only a VM has QMP and a QEMU process");
+    lab.end();
+}
+
+#[test]
+fn a_process_that_talks_nonsense_keeps_its_buffers_and_its_name_until_it_ends() {
+    let lab = Lab::start("nonsense");
+    let (socket, endpoint) = lab.process();
+    attach(&endpoint, 91);
+    lab.noted.wait_for(&["attach 0 with 1 pairs"]);
+    for nonsense in [&b"what?"[..], b"", &[b'x'; seqpacket::MESSAGE_BYTES_MAX + 1]] {
+        seqpacket::send(&socket, nonsense, &[]).unwrap();
+    }
+    std::thread::sleep(Duration::from_millis(50));
+    // It runs and writes: nothing of it may come home, and nobody else may come in its place.
+    lab.noted.wait_for(&["attach 0 with 1 pairs"]);
+    let (_second, answer) = lab.say_hello("fwd0");
+    let Received::Message { bytes, .. } = answer else { panic!("{answer:?}") };
+    assert!(matches!(Reply::parse(&bytes).unwrap(), Said::Error(_)));
+    drop(socket);
+    lab.noted.wait_for(&["attach 0 with 1 pairs", "release", "reclaim"]);
     lab.end();
 }
 
