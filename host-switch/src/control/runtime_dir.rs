@@ -14,6 +14,11 @@ use rustix::fs::{FlockOperation, flock};
 pub const ROOT_DEFAULT: &str = "/run/netvm";
 
 const LOCK: &str = "lock";
+const CONTROL_SOCKET: &str = "control.sock";
+const ENDPOINT_SOCKET: &str = "endpoint.sock";
+const LEDGER: &str = "ledger";
+/// What a switch leaves behind when it is killed, besides the logs of its VMs.
+const FILES: [&str; 4] = [LOCK, CONTROL_SOCKET, ENDPOINT_SOCKET, LEDGER];
 
 /// Why a switch cannot take its runtime directory.
 #[derive(Debug, thiserror::Error)]
@@ -48,6 +53,16 @@ pub enum RuntimeDirError {
         /// What the system said.
         source: io::Error,
     },
+    /// The directory is somebody else's, or for something else: what is in it would be removed.
+    #[error(
+        "{path} {what}, so it is no runtime directory of a switch; choose another switch.name or --run-dir PATH"
+    )]
+    NotOurs {
+        /// The directory.
+        path: PathBuf,
+        /// What is wrong with it.
+        what: String,
+    },
 }
 
 /// A claimed runtime directory. Dropping it removes everything in it.
@@ -67,6 +82,7 @@ impl RuntimeDir {
         let path = root.join(name);
         make_dir(root, 0o755)?;
         make_dir(&path, 0o700)?;
+        check_ours(&path)?;
         fs::set_permissions(&path, fs::Permissions::from_mode(0o700)).map_err(at(&path))?;
         let lock = match Lock::take(&path.join(LOCK)).map_err(at(&path))? {
             Ok(lock) => lock,
@@ -80,19 +96,19 @@ impl RuntimeDir {
     /// The socket of the HTTP API.
     #[must_use]
     pub fn control_socket(&self) -> PathBuf {
-        self.path.join("control.sock")
+        self.path.join(CONTROL_SOCKET)
     }
 
     /// The socket where processes and `netvm boot` fetch their memory.
     #[must_use]
     pub fn endpoint_socket(&self) -> PathBuf {
-        self.path.join("endpoint.sock")
+        self.path.join(ENDPOINT_SOCKET)
     }
 
     /// The host-private file of ledger shards.
     #[must_use]
     pub fn ledger(&self) -> PathBuf {
-        self.path.join("ledger")
+        self.path.join(LEDGER)
     }
 
     fn remove_files(&self) -> io::Result<()> {
@@ -193,6 +209,27 @@ fn holder_of(file: &mut File) -> String {
     }
 }
 
+/// Whether everything in a directory may be removed: it is a real one of this user, and holds nothing that a
+/// switch and its VMs do not leave behind.
+fn check_ours(path: &Path) -> Result<(), RuntimeDirError> {
+    let not_ours = |what: String| Err(RuntimeDirError::NotOurs { path: path.to_owned(), what });
+    let about = fs::symlink_metadata(path).map_err(at(path))?;
+    if !about.is_dir() {
+        return not_ours("is not a directory".to_owned());
+    }
+    if about.uid() != rustix::process::geteuid().as_raw() {
+        return not_ours(format!("belongs to user {}", about.uid()));
+    }
+    for entry in fs::read_dir(path).map_err(at(path))? {
+        let name = entry.map_err(at(path))?.file_name();
+        let is_known = name.to_str().is_some_and(|name| FILES.contains(&name) || name.ends_with(".log"));
+        if !is_known {
+            return not_ours(format!("holds {}", Path::new(&name).display()));
+        }
+    }
+    Ok(())
+}
+
 fn make_dir(path: &Path, mode: u32) -> Result<(), RuntimeDirError> {
     match DirBuilder::new().mode(mode).create(path) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
@@ -236,6 +273,29 @@ mod tests {
         assert!(!claimed.control_socket().exists());
         drop(claimed);
         assert!(!root.join("blue").exists());
+        fs::remove_dir_all(&root).unwrap();
+    }
+
+    #[test]
+    fn a_directory_with_other_files_is_no_runtime_directory_and_keeps_them() {
+        let root = root("foreign");
+        fs::create_dir_all(root.join("blue")).unwrap();
+        fs::write(root.join("blue/thesis.tex"), "").unwrap();
+        let text = RuntimeDir::claim(&root, "blue").unwrap_err().to_string();
+        assert!(text.contains("blue holds thesis.tex, so it is no runtime directory"), "{text}");
+        assert!(root.join("blue/thesis.tex").exists());
+        fs::remove_dir_all(&root).unwrap();
+    }
+
+    #[test]
+    fn a_link_in_the_place_of_a_runtime_directory_is_not_followed() {
+        let root = root("link");
+        fs::create_dir_all(root.join("elsewhere")).unwrap();
+        fs::write(root.join("elsewhere/fw0.serial.log"), "").unwrap();
+        std::os::unix::fs::symlink("elsewhere", root.join("blue")).unwrap();
+        let text = RuntimeDir::claim(&root, "blue").unwrap_err().to_string();
+        assert!(text.contains("blue is not a directory"), "{text}");
+        assert!(root.join("elsewhere/fw0.serial.log").exists());
         fs::remove_dir_all(&root).unwrap();
     }
 
