@@ -89,14 +89,12 @@ impl Lcore {
         Released { drained, quarantined }
     }
 
-    /// Takes home what was quarantined; how many. What the endpoint holds under a later attach stays with it.
+    /// Takes home what was quarantined; how many. What the endpoint holds under a later attach stays with it, also
+    /// when this lcore has cut it off: the proof may be older than that, and control not know of it yet.
     fn reclaim(&mut self, endpoint: EndpointId) -> u32 {
         let Some(lane) = self.endpoints.get_mut(endpoint.index()) else { return 0 };
         let DomainLane { cell, state, .. } = &mut self.domains[lane.domain.index()];
         let mut shard = cell.borrow();
-        if lane.pair.is_none() {
-            lane.quarantine(&mut shard);
-        }
         let home = shard.reclaim(endpoint);
         let lost = home.iter().filter(|buffer| buffer.had_packet).count() as u64;
         state.counters.drops.add(DropReason::LostWithEndpoint, lost);
