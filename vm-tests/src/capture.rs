@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use pcap_file::pcap::{PcapPacket, PcapReader, PcapWriter};
 
+use crate::Scene;
 use crate::random::Random;
 
 /// Writes frames as an Ethernet capture.
@@ -21,6 +22,15 @@ pub fn write(path: &Path, frames: &[Vec<u8>]) {
         let time = Duration::from_micros(at as u64);
         writer.write_packet(&PcapPacket::new(time, length, frame)).expect("a frame of a capture");
     }
+}
+
+/// Writes the captures that [`crate::config::CAPTURES`] plays: `frames` towards the server, none back.
+///
+/// # Panics
+/// If a file cannot be written.
+pub fn prepare(scene: &Scene, frames: &[Vec<u8>]) {
+    write(&scene.dir.join("in.pcap"), frames);
+    write(&scene.dir.join("none.pcap"), &[]);
 }
 
 /// Reads the frames of a capture.

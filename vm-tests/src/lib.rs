@@ -5,6 +5,7 @@
 //! says where they are.
 
 pub mod capture;
+pub mod config;
 pub mod random;
 pub mod scene;
 

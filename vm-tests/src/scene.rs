@@ -12,6 +12,7 @@ use lab::journal::{Change, Journal};
 use lab::namespace::Namespace;
 use lab::status::Status;
 use lab::switch::Switch;
+use lab::transfer::{Download, HttpServer, Payload};
 
 /// For DPDK's own memory and a small region.
 const HUGEPAGES: u64 = 96;
@@ -97,6 +98,22 @@ impl Scene {
             namespace.ip(&["route", "add", "default", "via", gateway]).expect("a route");
         }
         namespace
+    }
+
+    /// Transfers 16 MiB over TCP from `server`, which has `address`, to `client`; the hashes must be equal.
+    ///
+    /// # Panics
+    /// If it does not arrive within two minutes, or as something else.
+    pub fn assert_a_file_crosses(&self, client: &Namespace, server: &Namespace, address: &str) {
+        let limit = Duration::from_secs(120);
+        let payload = Payload::write(&self.dir, "payload.bin", 16 << 20, 1).expect("a payload");
+        let _http = HttpServer::start(server, &self.dir, &self.dir, &self.journal).expect("a server");
+        let into = self.dir.join("received.bin");
+        let downloaded =
+            Download::start(client, address, &payload.name, &into, limit, &self.dir, &self.journal)
+                .and_then(|download| download.finish(limit))
+                .unwrap_or_else(|err| panic!("{err}"));
+        assert_eq!((downloaded.bytes, downloaded.sha256), (payload.bytes, payload.sha256));
     }
 
     /// Lines of a log of this scene.

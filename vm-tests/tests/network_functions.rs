@@ -8,88 +8,25 @@ use std::time::Duration;
 use lab::child::Child;
 use lab::namespace::Namespace;
 use lab::switch::Switch;
-use lab::transfer::{Download, HttpServer, Payload, ping};
+use lab::transfer::ping;
+use vm_tests::config::{CABLES, CAPTURES, SWITCH_AND_DOMAIN};
 use vm_tests::random::Random;
 use vm_tests::scene::{assert_conserved, wait_all_home};
-use vm_tests::{Scene, capture};
+use vm_tests::{Scene, capture, config};
 
-const SWITCH_AND_DOMAIN: &str = r#"
-[switch]
-name = "NAME"
-lcores = [0]
-
-[[domain]]
-name = "blue"
-region_mib = 16
-pages = "hugetlb-or-plain"
-"#;
-
-const CABLES: &str = r#"
-[[port]]
-name = "client"
-device = "net_af_packet0,iface=IDc"
-domain = "blue"
-chain = "upstream"
-
-[[port]]
-name = "server"
-device = "net_af_packet1,iface=IDs"
-domain = "blue"
-chain = "downstream"
-"#;
-
-const CAPTURES: &str = r#"
-[[port]]
-name = "client"
-device = "net_pcap0,rx_pcap=DIR/in.pcap,tx_pcap=DIR/back.pcap"
-domain = "blue"
-chain = "upstream"
-paced = true
-
-[[port]]
-name = "server"
-device = "net_pcap1,rx_pcap=DIR/none.pcap,tx_pcap=DIR/out.pcap"
-domain = "blue"
-chain = "downstream"
-"#;
-
-const FIREWALL_AND_ROUTER: &str = r#"
-[[service]]
-name = "firewall"
-
-[[service]]
-name = "router"
-may_target = ["client", "server"]
-
-[[chain]]
-name = "upstream"
-path = ["firewall", "router"]
-egress = "server"
-
-[[chain]]
-name = "downstream"
-path = ["router", "firewall"]
-egress = "client"
-
-[[process]]
-name = "fw0"
-domain = "blue"
-
-[[process.endpoint]]
-service = "firewall"
-quota_buffers = 512
-ring_slots = 512
-
-[[process]]
-name = "rt0"
-domain = "blue"
-
-[[process.endpoint]]
-service = "router"
-quota_buffers = 512
-ring_slots = 512
-credit_buffers = CREDIT
-"#;
+/// A firewall, then a router that may be lent `credit` empty buffers.
+fn firewall_and_router(ports: &str, credit: u32) -> String {
+    [
+        SWITCH_AND_DOMAIN,
+        ports,
+        &config::service("firewall", ""),
+        &config::service("router", "may_target = [\"client\", \"server\"]"),
+        &config::there_and_back(&["firewall", "router"]),
+        &config::process("fw0", "firewall", ""),
+        &config::process("rt0", "router", &format!("credit_buffers = {credit}")),
+    ]
+    .concat()
+}
 
 const RULES: &str = include_str!("../../security-domains/examples/firewall-rules.toml");
 const ROUTES: &str = include_str!("../../security-domains/examples/router-routes.toml");
@@ -106,8 +43,7 @@ struct Chain {
 
 impl Chain {
     fn start(scene: &Scene, ports: &str, credit: u32, rules: &str, routes: &str) -> Self {
-        let nfs = FIREWALL_AND_ROUTER.replace("CREDIT", &credit.to_string());
-        let mut switch = scene.switch(&[SWITCH_AND_DOMAIN, ports, &nfs].concat());
+        let mut switch = scene.switch(&firewall_and_router(ports, credit));
         let file = |name: &str, text: &str| {
             let path = scene.dir.join(name);
             fs::write(&path, text).expect("a file");
@@ -158,13 +94,7 @@ fn pings_and_a_file_cross_a_firewall_and_a_router() {
 
     let pings = ping(&client, SERVER, 20, 20).unwrap();
     assert_eq!(pings.answered, 20, "the first one too: it waits for its neighbour");
-    let payload = Payload::write(&scene.dir, "payload.bin", 16 << 20, 3).unwrap();
-    let _http = HttpServer::start(&server, &scene.dir, &scene.dir, &scene.journal).unwrap();
-    let into = scene.dir.join("received.bin");
-    let download =
-        Download::start(&client, SERVER, &payload.name, &into, LIMIT, &scene.dir, &scene.journal).unwrap();
-    let downloaded = download.finish(LIMIT).unwrap();
-    assert_eq!((downloaded.bytes, downloaded.sha256), (payload.bytes, payload.sha256));
+    scene.assert_a_file_crosses(&client, &server, SERVER);
 
     let status = chain.switch.status().unwrap();
     assert_eq!(status.copies_in_trusted_chain, 0);
@@ -260,49 +190,27 @@ fn a_router_that_is_killed_and_started_again_loses_no_buffer_that_it_held() {
     chain.stop();
 }
 
-const REWRITER_AND_MONITOR: &str = r#"
-[[service]]
-name = "rewriter"
-
-[[service]]
-name = "monitor"
-
-[[chain]]
-name = "upstream"
-path = ["rewriter", "monitor"]
-egress = "server"
-
-[[chain]]
-name = "downstream"
-path = ["monitor"]
-egress = "client"
-
-[[process]]
-name = "l2"
-domain = "blue"
-
-[[process.endpoint]]
-service = "rewriter"
-quota_buffers = 512
-ring_slots = 512
-
-[[process]]
-name = "mon0"
-domain = "blue"
-
-[[process.endpoint]]
-service = "monitor"
-quota_buffers = 512
-ring_slots = 512
-"#;
+/// A rewriter, then a monitor; the monitor alone on the way back.
+fn rewriter_and_monitor() -> String {
+    [
+        SWITCH_AND_DOMAIN,
+        CAPTURES,
+        &config::service("rewriter", ""),
+        &config::service("monitor", ""),
+        &config::chain("upstream", &["rewriter", "monitor"], "server"),
+        &config::chain("downstream", &["monitor"], "client"),
+        &config::process("l2", "rewriter", ""),
+        &config::process("mon0", "monitor", ""),
+    ]
+    .concat()
+}
 
 #[test]
 fn a_capture_passes_a_rewriter_and_a_monitor_that_counts_every_byte_of_it() {
     let scene = Scene::new();
     let frames = capture::udp_frames(10_000, 7, 44);
-    capture::write(&scene.dir.join("in.pcap"), &frames);
-    capture::write(&scene.dir.join("none.pcap"), &[]);
-    let mut switch = scene.switch(&[SWITCH_AND_DOMAIN, CAPTURES, REWRITER_AND_MONITOR].concat());
+    capture::prepare(&scene, &frames);
+    let mut switch = scene.switch(&rewriter_and_monitor());
     let monitor = switch.start_process("mon0", "monitor", &["--every", "1"]).unwrap();
     let rewriter = switch.start_process("l2", "l2fwd", &["--swap"]).unwrap();
     let sent = frames.len() as u64;
@@ -385,8 +293,7 @@ fn rewritten_by_hand(frame: &[u8]) -> Option<Vec<u8>> {
 fn a_replayed_capture_comes_out_as_rules_and_routes_say_byte_for_byte_and_in_order() {
     let scene = Scene::new();
     let frames = varied_frames(20_000);
-    capture::write(&scene.dir.join("in.pcap"), &frames);
-    capture::write(&scene.dir.join("none.pcap"), &[]);
+    capture::prepare(&scene, &frames);
     let rules = r#"
 [[rule]]
 name = "third"

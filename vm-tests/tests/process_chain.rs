@@ -6,57 +6,24 @@ use std::time::Duration;
 use lab::flood::Flood;
 use lab::namespace::Namespace;
 use lab::switch::Switch;
-use lab::transfer::{Download, HttpServer, Payload, ping};
+use lab::transfer::ping;
 use rustix::process::Signal;
+use vm_tests::config::{CABLES, CAPTURES, SWITCH_AND_DOMAIN};
 use vm_tests::random::Random;
 use vm_tests::scene::{assert_conserved, wait_all_home};
-use vm_tests::{Scene, capture};
+use vm_tests::{Scene, capture, config};
 
-const ONE_FORWARDER: &str = r#"
-[switch]
-name = "NAME"
-lcores = [0]
-
-[[domain]]
-name = "blue"
-region_mib = 16
-pages = "hugetlb-or-plain"
-
-[[port]]
-name = "client"
-device = "net_af_packet0,iface=IDc"
-domain = "blue"
-chain = "upstream"
-
-[[port]]
-name = "server"
-device = "net_af_packet1,iface=IDs"
-domain = "blue"
-chain = "downstream"
-
-[[service]]
-name = "forwarder"
-when_dead = "WHEN_DEAD"
-
-[[chain]]
-name = "upstream"
-path = ["forwarder"]
-egress = "server"
-
-[[chain]]
-name = "downstream"
-path = ["forwarder"]
-egress = "client"
-
-[[process]]
-name = "fwd0"
-domain = "blue"
-
-[[process.endpoint]]
-service = "forwarder"
-quota_buffers = 512
-ring_slots = 1024
-"#;
+/// One forwarder between client and server; `when_dead` says what its chains do without it.
+fn one_forwarder(ports: &str, when_dead: &str) -> String {
+    [
+        SWITCH_AND_DOMAIN,
+        ports,
+        &config::service("forwarder", &format!("when_dead = \"{when_dead}\"")),
+        &config::there_and_back(&["forwarder"]),
+        &config::process("fwd0", "forwarder", ""),
+    ]
+    .concat()
+}
 
 const SERVER: &str = "10.1.0.3";
 
@@ -72,21 +39,14 @@ fn attached(switch: &mut Switch) {
 fn pings_and_a_file_cross_a_forwarder_without_a_copy() {
     let scene = Scene::new();
     let (client, server) = hosts(&scene);
-    let mut switch = scene.switch(&ONE_FORWARDER.replace("WHEN_DEAD", "closed"));
+    let mut switch = scene.switch(&one_forwarder(CABLES, "closed"));
     let _nf = switch.start_process("fwd0", "forwarder", &[]).unwrap();
     attached(&mut switch);
 
     let pings = ping(&client, SERVER, 20, 20).unwrap();
     assert_eq!(pings.answered, 20, "{pings:?}");
 
-    let payload = Payload::write(&scene.dir, "payload.bin", 16 << 20, 1).unwrap();
-    let _http = HttpServer::start(&server, &scene.dir, &scene.dir, &scene.journal).unwrap();
-    let into = scene.dir.join("received.bin");
-    let limit = Duration::from_secs(60);
-    let download =
-        Download::start(&client, SERVER, &payload.name, &into, limit, &scene.dir, &scene.journal).unwrap();
-    let downloaded = download.finish(limit).unwrap();
-    assert_eq!((downloaded.bytes, downloaded.sha256), (payload.bytes, payload.sha256));
+    scene.assert_a_file_crosses(&client, &server, SERVER);
 
     let status = switch.status().unwrap();
     assert_eq!(status.copies_in_trusted_chain, 0);
@@ -99,7 +59,7 @@ fn pings_and_a_file_cross_a_forwarder_without_a_copy() {
 fn a_chain_whose_service_is_dead_drops_by_name_when_closed() {
     let scene = Scene::new();
     let (client, _server) = hosts(&scene);
-    let switch = scene.switch(&ONE_FORWARDER.replace("WHEN_DEAD", "closed"));
+    let switch = scene.switch(&one_forwarder(CABLES, "closed"));
     assert_eq!(ping(&client, SERVER, 3, 20).unwrap().answered, 0);
     let status = switch.status().unwrap();
     assert!(status.dropped("service_dead") > 0, "{:?}", status.drops);
@@ -111,7 +71,7 @@ fn a_chain_whose_service_is_dead_drops_by_name_when_closed() {
 fn a_chain_whose_service_is_dead_goes_round_it_when_open() {
     let scene = Scene::new();
     let (client, _server) = hosts(&scene);
-    let switch = scene.switch(&ONE_FORWARDER.replace("WHEN_DEAD", "open"));
+    let switch = scene.switch(&one_forwarder(CABLES, "open"));
     assert_eq!(ping(&client, SERVER, 5, 20).unwrap().answered, 5);
     switch.stop().unwrap();
 }
@@ -120,7 +80,7 @@ fn a_chain_whose_service_is_dead_goes_round_it_when_open() {
 fn fifty_killed_forwarders_lose_no_buffer() {
     let scene = Scene::new();
     let (client, server) = hosts(&scene);
-    let mut switch = scene.switch(&ONE_FORWARDER.replace("WHEN_DEAD", "closed"));
+    let mut switch = scene.switch(&one_forwarder(CABLES, "closed"));
     let flood = Flood::start(&client, &server, Ipv4Addr::new(10, 1, 0, 3), 9000, 20_000).unwrap();
     let mut random = Random::seeded(0x006b_696c_6c65_6421);
     for round in 0..50 {
@@ -147,7 +107,7 @@ fn fifty_killed_forwarders_lose_no_buffer() {
 fn a_paused_forwarder_goes_on_where_it_was() {
     let scene = Scene::new();
     let (client, server) = hosts(&scene);
-    let mut switch = scene.switch(&ONE_FORWARDER.replace("WHEN_DEAD", "closed"));
+    let mut switch = scene.switch(&one_forwarder(CABLES, "closed"));
     let nf = switch.start_process("fwd0", "forwarder", &[]).unwrap();
     attached(&mut switch);
     let flood = Flood::start(&client, &server, Ipv4Addr::new(10, 1, 0, 3), 9000, 5_000).unwrap();
@@ -168,64 +128,17 @@ fn a_paused_forwarder_goes_on_where_it_was() {
     switch.stop().unwrap();
 }
 
-const PLAYBACK: &str = r#"
-[switch]
-name = "NAME"
-lcores = [0]
-
-[[domain]]
-name = "blue"
-region_mib = 16
-pages = "hugetlb-or-plain"
-
-[[port]]
-name = "in"
-device = "net_pcap0,rx_pcap=DIR/in.pcap,tx_pcap=DIR/unused.pcap"
-domain = "blue"
-chain = "through"
-paced = true
-
-[[port]]
-name = "out"
-device = "net_pcap1,rx_pcap=DIR/none.pcap,tx_pcap=DIR/out.pcap"
-domain = "blue"
-chain = "back"
-
-[[service]]
-name = "forwarder"
-
-[[chain]]
-name = "through"
-path = ["forwarder"]
-egress = "out"
-
-[[chain]]
-name = "back"
-path = ["forwarder"]
-egress = "in"
-
-[[process]]
-name = "fwd0"
-domain = "blue"
-
-[[process.endpoint]]
-service = "forwarder"
-quota_buffers = 512
-ring_slots = 512
-"#;
-
 #[test]
 fn a_capture_comes_out_byte_for_byte_and_in_order() {
     let scene = Scene::new();
     let frames = capture::udp_frames(20_000, 7, 42);
-    capture::write(&scene.dir.join("in.pcap"), &frames);
-    capture::write(&scene.dir.join("none.pcap"), &[]);
-    let mut switch = scene.switch(PLAYBACK);
+    capture::prepare(&scene, &frames);
+    let mut switch = scene.switch(&one_forwarder(CAPTURES, "closed"));
     let _nf = switch.start_process("fwd0", "forwarder", &[]).unwrap();
     let expected = frames.len() as u64;
     switch
         .wait_for("the capture to be played", Duration::from_secs(60), |status| {
-            status.port("out").is_some_and(|port| port.tx_packets == expected)
+            status.port("server").is_some_and(|port| port.tx_packets == expected)
         })
         .unwrap_or_else(|err| panic!("{err}"));
     let status = switch.status().unwrap();

@@ -8,97 +8,30 @@ use lab::flood::Flood;
 use lab::namespace::Namespace;
 use lab::process::ProcessId;
 use lab::switch::Switch;
-use lab::transfer::{Download, HttpServer, Payload, ping};
+use lab::transfer::ping;
 use rustix::process::Signal;
+use vm_tests::config::{CABLES, CAPTURES, SWITCH_AND_DOMAIN};
 use vm_tests::random::Random;
 use vm_tests::scene::{assert_conserved, wait_all_home};
-use vm_tests::{Scene, capture};
+use vm_tests::{Scene, capture, config};
 
 const BOOT_LIMIT: Duration = Duration::from_secs(120);
 const SERVER: &str = "10.1.0.3";
 const VMS: [&str; 2] = ["first", "second"];
 
-const SWITCH_AND_DOMAIN: &str = r#"
-[switch]
-name = "NAME"
-lcores = [0]
-
-[[domain]]
-name = "blue"
-region_mib = 16
-pages = "hugetlb-or-plain"
-"#;
-
-const CABLES: &str = r#"
-[[port]]
-name = "client"
-device = "net_af_packet0,iface=IDc"
-domain = "blue"
-chain = "upstream"
-
-[[port]]
-name = "server"
-device = "net_af_packet1,iface=IDs"
-domain = "blue"
-chain = "downstream"
-"#;
-
-const CAPTURES: &str = r#"
-[[port]]
-name = "client"
-device = "net_pcap0,rx_pcap=DIR/in.pcap,tx_pcap=DIR/unused.pcap"
-domain = "blue"
-chain = "upstream"
-paced = true
-
-[[port]]
-name = "server"
-device = "net_pcap1,rx_pcap=DIR/none.pcap,tx_pcap=DIR/out.pcap"
-domain = "blue"
-chain = "downstream"
-"#;
-
-const TWO_VMS: &str = r#"
-[[service]]
-name = "first"
-
-[[service]]
-name = "second"
-
-[[chain]]
-name = "upstream"
-path = ["first", "second"]
-egress = "server"
-
-[[chain]]
-name = "downstream"
-path = ["second", "first"]
-egress = "client"
-
-[[vm]]
-name = "first"
-domain = "blue"
-kernel = "KERNEL"
-initramfs = "INITRAMFS"
-
-[[vm.endpoint]]
-service = "first"
-nf = "forwarder"
-quota_buffers = 512
-ring_slots = 512
-
-[[vm]]
-name = "second"
-domain = "blue"
-kernel = "KERNEL"
-initramfs = "INITRAMFS"
-
-[[vm.endpoint]]
-service = "second"
-nf = "forwarder"
-quota_buffers = 512
-ring_slots = 512
-"#;
+/// The two VMs in a row; `keys` are further lines for the endpoint of the first.
+fn two_vms(ports: &str, keys: &str) -> String {
+    [
+        SWITCH_AND_DOMAIN,
+        ports,
+        &config::service(VMS[0], ""),
+        &config::service(VMS[1], ""),
+        &config::there_and_back(&VMS),
+        &config::vm(VMS[0], VMS[0], "forwarder", keys),
+        &config::vm(VMS[1], VMS[1], "forwarder", ""),
+    ]
+    .concat()
+}
 
 fn boot_both(switch: &mut Switch) -> Vec<Child> {
     let vms = VMS.iter().map(|vm| switch.boot(vm).expect("a boot")).collect();
@@ -121,19 +54,12 @@ fn hosts(scene: &Scene) -> (Namespace, Namespace) {
 fn pings_and_a_file_cross_two_vms_without_a_copy() {
     let scene = Scene::new();
     let (client, server) = hosts(&scene);
-    let mut switch = scene.switch(&[SWITCH_AND_DOMAIN, CABLES, TWO_VMS].concat());
+    let mut switch = scene.switch(&two_vms(CABLES, ""));
     let vms = boot_both(&mut switch);
 
     let pings = ping(&client, SERVER, 20, 50).unwrap();
     assert!(pings.answered >= 19, "{pings:?}");
-    let payload = Payload::write(&scene.dir, "payload.bin", 16 << 20, 2).unwrap();
-    let _http = HttpServer::start(&server, &scene.dir, &scene.dir, &scene.journal).unwrap();
-    let into = scene.dir.join("received.bin");
-    let limit = Duration::from_secs(120);
-    let download =
-        Download::start(&client, SERVER, &payload.name, &into, limit, &scene.dir, &scene.journal).unwrap();
-    let downloaded = download.finish(limit).unwrap();
-    assert_eq!((downloaded.bytes, downloaded.sha256), (payload.bytes, payload.sha256));
+    scene.assert_a_file_crosses(&client, &server, SERVER);
 
     let status = switch.status().unwrap();
     assert_eq!(status.copies_in_trusted_chain, 0);
@@ -149,9 +75,8 @@ fn pings_and_a_file_cross_two_vms_without_a_copy() {
 fn a_capture_comes_out_of_two_vms_byte_for_byte_and_in_order() {
     let scene = Scene::new();
     let frames = capture::udp_frames(20_000, 7, 43);
-    capture::write(&scene.dir.join("in.pcap"), &frames);
-    capture::write(&scene.dir.join("none.pcap"), &[]);
-    let mut switch = scene.switch(&[SWITCH_AND_DOMAIN, CAPTURES, TWO_VMS].concat());
+    capture::prepare(&scene, &frames);
+    let mut switch = scene.switch(&two_vms(CAPTURES, ""));
     let vms = boot_both(&mut switch);
     let expected = frames.len() as u64;
     let status = switch
@@ -171,7 +96,7 @@ fn killed_vms_lose_no_buffer_and_serve_again_after_a_boot() {
     let kills = if std::env::var_os("NETVM_LONG_TESTS").is_some() { 50 } else { 5 };
     let scene = Scene::new();
     let (client, server) = hosts(&scene);
-    let mut switch = scene.switch(&[SWITCH_AND_DOMAIN, CABLES, TWO_VMS].concat());
+    let mut switch = scene.switch(&two_vms(CABLES, ""));
     let mut vms = boot_both(&mut switch);
     let flood = Flood::start(&client, &server, Ipv4Addr::new(10, 1, 0, 3), 9000, 5_000).unwrap();
     let mut random = Random::seeded(0x766d_6b69_6c6c);
@@ -199,7 +124,7 @@ fn killed_vms_lose_no_buffer_and_serve_again_after_a_boot() {
 fn a_vm_that_is_paused_for_ten_seconds_goes_on_where_it_was() {
     let scene = Scene::new();
     let (client, server) = hosts(&scene);
-    let mut switch = scene.switch(&[SWITCH_AND_DOMAIN, CABLES, TWO_VMS].concat());
+    let mut switch = scene.switch(&two_vms(CABLES, ""));
     let vms = boot_both(&mut switch);
     let flood = Flood::start(&client, &server, Ipv4Addr::new(10, 1, 0, 3), 9000, 2_000).unwrap();
     std::thread::sleep(Duration::from_millis(500));
@@ -223,8 +148,7 @@ fn a_vm_that_is_paused_for_ten_seconds_goes_on_where_it_was() {
 /// The two VMs, the first of which runs a script besides its network function.
 fn with_script(scene: &Scene, script: &str) -> String {
     std::fs::write(scene.dir.join("script"), script).expect("a script");
-    let files = "nf = \"forwarder\"\nfiles = { \"/etc/netvm/boot.d/script\" = \"script\" }";
-    [SWITCH_AND_DOMAIN, CABLES, &TWO_VMS.replacen("nf = \"forwarder\"", files, 1)].concat()
+    two_vms(CABLES, "files = { \"/etc/netvm/boot.d/script\" = \"script\" }")
 }
 
 /// Waits until the first VM's endpoint has been attached `epochs` times, with promise 6 holding all the while.
