@@ -103,6 +103,62 @@ fn fifty_killed_forwarders_lose_no_buffer() {
     switch.stop().unwrap();
 }
 
+/// A second pair of ports on the cables of hosts "d" and "t", with a forwarder of its own.
+const OTHER_CABLES: &str = r#"
+[[port]]
+name = "other-client"
+device = "net_af_packet2,iface=IDd"
+domain = "blue"
+chain = "other-upstream"
+
+[[port]]
+name = "other-server"
+device = "net_af_packet3,iface=IDt"
+domain = "blue"
+chain = "other-downstream"
+"#;
+
+#[test]
+fn a_chain_that_avoids_the_dead_one_loses_no_packet() {
+    let scene = Scene::new();
+    let (client, server) = hosts(&scene);
+    let (other_client, other_server) =
+        (scene.host("d", "10.5.0.2/24", None), scene.host("t", "10.5.0.3/24", None));
+    let config = [
+        &one_forwarder(CABLES, "closed"),
+        OTHER_CABLES,
+        &config::service("other", ""),
+        &config::chain("other-upstream", &["other"], "other-server"),
+        &config::chain("other-downstream", &["other"], "other-client"),
+        &config::process("fwd1", "other", ""),
+    ]
+    .concat();
+    let mut switch = scene.switch(&config);
+    let _other = switch.start_process("fwd1", "forwarder", &[]).unwrap();
+    switch.wait_attached(&["fwd1"], Duration::from_secs(20)).unwrap_or_else(|err| panic!("{err}"));
+    let mut nf = switch.start_process("fwd0", "forwarder", &[]).unwrap();
+    attached(&mut switch);
+    // Both hosts know each other's addresses before the first death, so that the noise never pauses for ARP.
+    assert!(ping(&client, SERVER, 3, 50).unwrap().answered > 0);
+    let noise = Flood::start(&client, &server, Ipv4Addr::new(10, 1, 0, 3), 9000, 5_000).unwrap();
+    let watched =
+        Flood::start(&other_client, &other_server, Ipv4Addr::new(10, 5, 0, 3), 9000, 1_000).unwrap();
+    let mut random = Random::seeded(0x0061_766f_6964);
+    for _ in 0..10 {
+        std::thread::sleep(Duration::from_micros(50_000 + random.below(60_000)));
+        nf.kill().unwrap();
+        assert_conserved(&wait_all_home(&mut switch, "fwd0"));
+        nf = switch.start_process("fwd0", "forwarder", &[]).unwrap();
+        attached(&mut switch);
+    }
+    drop(nf);
+    assert!(noise.stop().received > 0, "the other chain was in use");
+    let count = watched.stop();
+    assert!(count.sent > 500, "{count:?}");
+    assert_eq!((count.received, count.damaged, count.reordered), (count.sent, 0, 0), "{count:?}");
+    switch.stop().unwrap();
+}
+
 #[test]
 fn a_paused_forwarder_goes_on_where_it_was() {
     let scene = Scene::new();
