@@ -109,6 +109,14 @@ fn stages(workspace: &Workspace, options: &Options) -> Vec<Stage> {
         stage("models of the pools", loom_command(workspace), &["test", "-p", "dpdk", "--lib"], 10),
         stage("DPDK wrapper", workspace.cargo(), &["test", "-p", "dpdk-sys", "-p", "dpdk"], 10),
         stage("switch", with_artifacts(workspace, workspace.cargo()), &["test", "-p", "host-switch"], 15),
+        // Ignored by a plain `cargo test`, because they need apt and the built image.
+        stage("image builder", workspace.cargo(), &["test", "-p", "images", "--", "--ignored"], 10),
+        stage(
+            "QEMU",
+            with_artifacts(workspace, workspace.cargo()),
+            &["test", "-p", "host-switch", "--lib", "qemu::", "--", "--ignored", "--test-threads=1"],
+            10,
+        ),
     ];
     all.push(featured(workspace, &sabotage::LEAK));
     all.extend(sabotage::ALL.iter().map(|sabotage| sabotaged(workspace, sabotage)));
