@@ -308,10 +308,15 @@ impl<'f> Shard<'f> {
     }
 
     /// Marks what `endpoint` holds as waiting for proof that its writers stopped; returns how many.
-    /// Endpoint → Quarantined, by a walk over the shard. Its descriptors are refused from here on.
+    /// Endpoint → Quarantined, by a walk over the shard that ends at the last one. Its descriptors are refused
+    /// from here on.
     pub fn quarantine(&mut self, endpoint: EndpointId) -> u32 {
+        let held = self.held_by(endpoint);
         let mut count = 0;
         for entry in self.entries.iter_mut() {
+            if count == held {
+                break;
+            }
             if entry.state == HolderState::Endpoint as u8 && entry.endpoint == endpoint.0 {
                 entry.state = HolderState::Quarantined as u8;
                 count += 1;
@@ -321,14 +326,18 @@ impl<'f> Shard<'f> {
     }
 
     /// Takes back what is quarantined of `endpoint`, on proof that its old writers stopped.
-    /// Quarantined → Lcore, by a walk over the shard. The caller counts the packets as lost (those lent as
-    /// [`Kind::Packet`]) and gives each buffer to the pool.
+    /// Quarantined → Lcore, by a walk over the shard that ends at the last one. The caller counts the packets as
+    /// lost (those lent as [`Kind::Packet`]) and gives each buffer to the pool.
     ///
     /// What is lent under the attach in force stays lent: the proof may speak of an earlier one.
     #[must_use]
     pub fn reclaim(&mut self, endpoint: EndpointId) -> Vec<Reclaimed> {
+        let held = self.held_by(endpoint) as usize;
         let mut home = Vec::new();
         for (index, entry) in (self.first..).zip(self.entries.iter_mut()) {
+            if home.len() == held {
+                break;
+            }
             if entry.state == HolderState::Quarantined as u8 && entry.endpoint == endpoint.0 {
                 let had_packet = entry.kind != Kind::Empty as u8;
                 entry.come_home();
