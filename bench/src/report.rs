@@ -14,7 +14,7 @@ pub struct Report {
     pub scenario: &'static str,
     /// Its figures.
     pub rows: Vec<Row>,
-    /// Ratios of medians, by name.
+    /// Ratios by name: the median over pairs of windows that follow one another.
     pub ratios: BTreeMap<&'static str, f64>,
     /// Whether the machine was disturbed by more than 2 %.
     pub noisy: bool,
