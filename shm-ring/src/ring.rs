@@ -71,6 +71,13 @@ impl<'area> RingMemory<'area> {
         // The length is a power of two, so the mask keeps every position inside.
         &self.slots[position as usize & (self.slots.len() - 1)]
     }
+
+    /// All slots in two straight pieces: from `position` to the end of the memory, and those in front of it.
+    #[inline(always)]
+    fn slots_from(&self, position: u32) -> (&'area [Slot], &'area [Slot]) {
+        let (before, behind) = self.slots.split_at(position as usize & (self.slots.len() - 1));
+        (behind, before)
+    }
 }
 
 /// How far `ahead` is in front of `behind`, one of which the peer wrote. Freely running counters wrap, so
@@ -164,6 +171,20 @@ impl<'area> Producer<'area> {
         true
     }
 
+    /// Writes as many descriptors as there is room for by the last [`Producer::room`]; how many. The peer does
+    /// not see them before [`Producer::publish`].
+    #[inline]
+    pub fn stage_burst(&mut self, descs: &[RawDesc]) -> usize {
+        let room = self.ring.slot_count().wrapping_sub(self.staged.wrapping_sub(self.consumed_seen));
+        let count = u32::try_from(descs.len()).unwrap_or(u32::MAX).min(room);
+        // The Release store in `publish` makes them visible.
+        let (to_the_end, from_the_start) = self.ring.slots_from(self.staged);
+        let slots = to_the_end.iter().chain(from_the_start);
+        slots.zip(&descs[..count as usize]).for_each(|(slot, desc)| slot.store(*desc));
+        self.staged = self.staged.wrapping_add(count);
+        count as usize
+    }
+
     /// Shows all staged descriptors to the peer.
     ///
     /// The journal is written first: after a crash in between, the descriptors count as given away, and the
@@ -247,12 +268,13 @@ impl<'area> Consumer<'area> {
     #[inline]
     pub fn take(&mut self, burst: &mut [RawDesc]) -> Result<usize, PeerCounterError> {
         let wanted = u32::try_from(burst.len()).unwrap_or(u32::MAX);
-        let count = wanted.min(self.known_or_refreshed(wanted)?) as usize;
-        for raw in &mut burst[..count] {
-            // The Acquire of the count ordered this after it.
-            *raw = self.ring.slot(self.taken).load();
-            self.taken = self.taken.wrapping_add(1);
-        }
+        let known = self.known_or_refreshed(wanted)?;
+        let count = wanted.min(known) as usize;
+        // The Acquire of the count ordered the loads after it.
+        let (to_the_end, from_the_start) = self.ring.slots_from(self.taken);
+        let slots = to_the_end.iter().chain(from_the_start);
+        slots.zip(&mut burst[..count]).for_each(|(slot, raw)| *raw = slot.load());
+        self.taken = self.taken.wrapping_add(wanted.min(known));
         Ok(count)
     }
 

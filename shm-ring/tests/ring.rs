@@ -163,6 +163,33 @@ fn a_refused_counter_is_an_error_that_names_both_figures() {
 }
 
 #[test]
+fn a_burst_staged_across_the_end_of_the_memory_comes_out_in_order() {
+    let parts = Parts::new(64, 0);
+    let (mut producer, mut consumer) = parts.ends();
+    for start in [0, 40, 80, 120] {
+        let burst: Vec<_> = (start..start + 40).map(desc).collect();
+        assert_eq!(producer.room(40), Ok(64));
+        assert_eq!(producer.stage_burst(&burst), 40);
+        producer.publish();
+        assert_eq!(take(&mut consumer, 40), burst);
+        consumer.release();
+    }
+}
+
+#[test]
+fn stages_of_a_burst_what_the_ring_has_room_for_and_not_one_more() {
+    let parts = Parts::new(64, 0);
+    let (mut producer, mut consumer) = parts.ends();
+    let burst: Vec<_> = (0..65).map(desc).collect();
+    assert_eq!(producer.stage_burst(&burst), 64);
+    assert_eq!(producer.stage_burst(&burst), 0);
+    producer.publish();
+    assert_eq!(take(&mut consumer, 64), burst[..64]);
+    // Nothing is released yet.
+    assert_eq!(producer.room(1), Ok(0));
+}
+
+#[test]
 fn counts_on_where_the_counters_wrap() {
     let start = u32::MAX - 2;
     let parts = Parts::new(8, start);

@@ -18,6 +18,7 @@ use crate::frame::FrameLimits;
 pub use crate::handover::{Ingress, Loan, Reclaimed, Returned};
 use crate::ids::{BufferIndex, ENDPOINTS_MAX, EndpointId};
 use crate::ledger::LedgerEntry;
+use crate::passage::Passage;
 use crate::transition::HolderState;
 
 /// A ledger that cannot be a shard.
@@ -102,19 +103,9 @@ impl<'f> Shard<'f> {
     }
 
     /// Where an index of the region lies in this shard; `None` for another shard's.
-    ///
-    /// The mask is not for the program's flow but for the processor's guesses: when the comparison is
-    /// mispredicted, a guest's index is 0 instead of an address of the guest's choosing.
     #[inline(always)]
     fn local(&self, index: u32) -> Option<usize> {
-        let local = index.wrapping_sub(self.first);
-        if cfg!(feature = "sabotage-bound") {
-            return Some((local % self.size.max(1)) as usize);
-        }
-        if local >= self.size {
-            return None;
-        }
-        Some((local & index_mask(local, self.size)) as usize)
+        local_index(index, self.first, self.size)
     }
 
     #[inline(always)]
@@ -271,6 +262,56 @@ impl<'f> Shard<'f> {
         Ok(returned)
     }
 
+    /// Takes buffers back and lends them on, for as long as the descriptors in front are packets of `passage`;
+    /// how many those are. Endpoint → Lcore → Endpoint. Their descriptors are replaced in place by the ones for
+    /// the next holder, the first of which goes to `sequence` of its ring; the rest is untouched.
+    ///
+    /// The checks are those of [`Shard::take_back`], on the same one copy of each descriptor, and the order of
+    /// stores is that of the two steps it replaces. The caller has seen that ring and quota of the next holder
+    /// have room for all of `descs`: [`Shard::quota_left`].
+    #[inline]
+    #[must_use]
+    pub fn pass_on(
+        &mut self,
+        passage: &Passage,
+        limits: &FrameLimits,
+        sequence: u32,
+        descs: &mut [RawDesc],
+    ) -> usize {
+        let (from, to) = (passage.from.index(), passage.to.index());
+        if from >= ENDPOINTS_MAX || to >= ENDPOINTS_MAX {
+            return 0;
+        }
+        let (passage, limits) = (*passage, *limits);
+        let (first, size, entries) = (self.first, self.size, &mut *self.entries);
+        let mut passed: u32 = 0;
+        for desc in &mut *descs {
+            let raw = *desc;
+            let local = local_index(raw.unpack().buffer_index, first, size);
+            let Some(entry) = local.and_then(|local| entries.get_mut(local)) else { break };
+            if !passage.carries(entry, raw, &limits) {
+                break;
+            }
+            desc.word1 = passage.carry(entry, sequence.wrapping_add(passed));
+            passed += 1;
+        }
+        self.held[from] = self.held[from].saturating_sub(passed);
+        self.held[to] += passed;
+        passed as usize
+    }
+
+    /// How many more buffers `endpoint` may be lent by its quota, when those come from `giver`.
+    #[inline]
+    #[must_use]
+    pub fn quota_left(&self, endpoint: EndpointId, giver: EndpointId, quota_buffers: u32) -> u32 {
+        let held = self.held_by(endpoint);
+        if endpoint == giver {
+            // It gives each one before it gets it again.
+            return if held <= quota_buffers { u32::MAX } else { 0 };
+        }
+        quota_buffers.saturating_sub(held)
+    }
+
     #[inline(always)]
     fn count_home(&mut self, endpoint: EndpointId) {
         if let Some(held) = self.held.get_mut(endpoint.index()) {
@@ -379,6 +420,22 @@ impl<'f> Shard<'f> {
     pub const fn faults(&self) -> &LedgerFaultCounters {
         &self.faults
     }
+}
+
+/// Where an index of the region lies in the shard of `size` entries from `first`; `None` for another shard's.
+///
+/// The mask is not for the program's flow but for the processor's guesses: when the comparison is
+/// mispredicted, a guest's index is 0 instead of an address of the guest's choosing.
+#[inline(always)]
+fn local_index(index: u32, first: u32, size: u32) -> Option<usize> {
+    let local = index.wrapping_sub(first);
+    if cfg!(feature = "sabotage-bound") {
+        return Some((local % size.max(1)) as usize);
+    }
+    if local >= size {
+        return None;
+    }
+    Some((local & index_mask(local, size)) as usize)
 }
 
 /// All ones for `local < size`, else 0, without a branch; for a `size` of at most 2³¹.

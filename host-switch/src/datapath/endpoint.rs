@@ -4,8 +4,10 @@ use shm_ring::desc::{Desc, Kind, RawDesc, mark};
 use shm_ring::ring::{Consumer, PeerCounterError, Producer};
 use switch_core::counters::EndpointCounters;
 use switch_core::drop_reason::DropReason;
+use switch_core::frame::FrameLimits;
 use switch_core::ids::{DomainId, EndpointId};
 use switch_core::ledger::PacketPath;
+use switch_core::passage::Passage;
 use switch_core::shard::{Loan, Shard};
 
 use super::domain::Frame;
@@ -135,6 +137,32 @@ impl EndpointLane {
         Ok(())
     }
 
+    /// Lends it the packets of a passage to it that are in front of `descs`, as far as ring and quota have
+    /// room; how many. What is left is to be lent one by one, and is named there if it cannot be.
+    #[inline(always)]
+    pub(super) fn pass_on(
+        &mut self,
+        shard: &mut Shard<'static>,
+        passage: &Passage,
+        limits: &FrameLimits,
+        descs: &mut [RawDesc],
+    ) -> usize {
+        let Some(pair) = &mut self.pair else { return 0 };
+        let wanted = u32::try_from(descs.len()).unwrap_or(u32::MAX);
+        // A broken counter is told by the packet that is lent next.
+        let room = pair.to_guest.room(wanted).unwrap_or(0);
+        let fitting = wanted.min(room).min(shard.quota_left(self.id, passage.giver(), self.quota_buffers));
+        let descs = &mut descs[..fitting as usize];
+        // Crash order as in `lend`; all descriptors of the run behind all its entries.
+        let passed = shard.pass_on(passage, limits, pair.to_guest.next_sequence(), descs);
+        let staged = pair.to_guest.stage_burst(&descs[..passed]);
+        // There was room for all of them.
+        debug_assert_eq!(staged, passed);
+        self.is_staged |= passed > 0;
+        self.counters.lent += passed as u64;
+        passed
+    }
+
     /// Shows the endpoint what was staged since the last time.
     #[inline]
     pub(super) fn publish(&mut self) {
@@ -161,7 +189,13 @@ fn describe(frame: Frame, kind: Kind, generation: u16, path: PacketPath) -> RawD
         generation,
         code: kind as u8,
         flags: 0,
-        aux: mark(path.ingress_port.0, 0),
+        aux: aux_of(path),
     }
     .pack()
+}
+
+/// The mark that a packet carries to an endpoint.
+#[inline(always)]
+pub(super) fn aux_of(path: PacketPath) -> u32 {
+    mark(path.ingress_port.0, 0)
 }

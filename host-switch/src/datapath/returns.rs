@@ -4,12 +4,13 @@ use shm_ring::desc::{Kind, Verdict};
 use switch_core::fault::DescFault;
 use switch_core::forwarding::{Decision, Forwarding, Step};
 use switch_core::header::HeaderCopy;
-use switch_core::ids::{ChainId, PortId};
+use switch_core::ids::{ChainId, EndpointId, PortId};
 use switch_core::ledger::PacketPath;
+use switch_core::passage::Passage;
 use switch_core::shard::Returned;
 
 use super::domain::{DomainLane, Frame};
-use super::endpoint::EndpointLane;
+use super::endpoint::{EndpointLane, aux_of};
 use super::lcore::Lcore;
 use super::message::Event;
 use super::route::{EventSink, Route, cut_off};
@@ -29,8 +30,8 @@ impl Lcore {
             }
         };
         let DomainLane { cell, state, .. } = &mut self.domains[domain.index()];
-        let returns = &self.returns[..taken];
-        for raw in returns {
+        let returns = &mut self.returns[..taken];
+        for raw in &*returns {
             cell.prefetch(raw.unpack().buffer_index);
         }
         let mut shard = cell.borrow();
@@ -47,7 +48,19 @@ impl Lcore {
         let mut accepted = 0;
         let mut last_question = Question::NONE;
         let mut decision = Decision { step: Step::Home, path: PATH_OF_NOTHING };
-        for &raw in returns {
+        let mut passage = None;
+        let mut at = 0;
+        while at < taken {
+            if let Some(passage) = &passage {
+                let passed = route.pass_on(passage, &mut returns[at..]);
+                accepted += passed as u64;
+                at += passed;
+                if at == taken {
+                    break;
+                }
+            }
+            let raw = returns[at];
+            at += 1;
             // Taken apart at once, so that the fields stay in registers.
             let Returned { index, data_offset_bytes, data_len_bytes, kind, verdict, aux, path } =
                 match route.shard.take_back(id, raw, &limits) {
@@ -68,6 +81,7 @@ impl Lcore {
             if question != last_question {
                 last_question = question;
                 decision = self.forwarding.after(id, &whole(), route.live);
+                passage = passage_of(id, &whole(), decision);
             }
             route.forward(frame, decision, Some(id));
         }
@@ -100,6 +114,13 @@ impl Question {
             u64::from(flow_hash) | u64::from(aux) << 32,
         )
     }
+}
+
+/// How packets like this one go on, if that is to an endpoint.
+#[inline]
+fn passage_of(from: EndpointId, returned: &Returned, decision: Decision) -> Option<Passage> {
+    let Step::Endpoint(to) = decision.step else { return None };
+    Passage::of(from, returned, to, decision.path, aux_of(decision.path))
 }
 
 /// Stands for a path until there is one.

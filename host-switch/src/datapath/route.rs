@@ -2,13 +2,14 @@
 
 use std::sync::mpsc::{SyncSender, TrySendError};
 
-use shm_ring::desc::Kind;
+use shm_ring::desc::{Kind, RawDesc};
 use shm_ring::ring::PeerCounterError;
 use switch_core::drop_reason::DropReason;
 use switch_core::forwarding::{Decision, Step};
 use switch_core::ids::{BufferIndex, EndpointId, LcoreId, PortId};
 use switch_core::ledger::PacketPath;
 use switch_core::liveness::Liveness;
+use switch_core::passage::Passage;
 use switch_core::shard::Shard;
 
 use super::domain::{DomainState, Frame};
@@ -73,6 +74,17 @@ impl Route<'_> {
                 self.cut_off(endpoint, error);
             }
             self.drop(frame.index, reason, Some(endpoint));
+        }
+    }
+
+    /// Sends on the packets of a passage that are in front of `descs`; how many. The rest asks for itself.
+    #[inline(always)]
+    pub(super) fn pass_on(&mut self, passage: &Passage, descs: &mut [RawDesc]) -> usize {
+        match self.endpoints.get_mut(passage.receiver().index()) {
+            Some(lane) if lane.domain == self.domain.id => {
+                lane.pass_on(self.shard, passage, &self.domain.limits, descs)
+            }
+            _ => 0,
         }
     }
 
