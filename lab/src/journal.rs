@@ -157,10 +157,13 @@ impl Journal {
     pub fn undo_all(&self) -> Vec<String> {
         let mut record = self.lock();
         let problems: Vec<String> = undo_reversed(&std::mem::take(&mut record.changes));
-        if let Err(err) = fs::remove_file(&*self.path)
-            && err.kind() != std::io::ErrorKind::NotFound
-        {
-            eprintln!("warning: cannot remove {}: {err}", self.path.display());
+        // The draft is there only if a signal came between writing and renaming it.
+        for path in [&*self.path, &self.path.with_extension("draft")] {
+            if let Err(err) = fs::remove_file(path)
+                && err.kind() != std::io::ErrorKind::NotFound
+            {
+                eprintln!("warning: cannot remove {}: {err}", path.display());
+            }
         }
         problems
     }
