@@ -4,22 +4,7 @@
 
 mod cli;
 
-use std::path::PathBuf;
-
 use cli::{Lab, netvm};
-
-/// A config with one VM whose image is there, or not.
-fn vm_config(lab: &Lab, kernel: &str) -> PathBuf {
-    let path = lab.config("vms", &["net_null0"]);
-    let text = std::fs::read_to_string(&path).unwrap();
-    let process = text.find("[[process]]").unwrap();
-    let vm = format!(
-        "[[vm]]\nname = \"fw0\"\ndomain = \"blue\"\nkernel = \"{kernel}\"\ninitramfs = \"/dev/null\"\n\
-         [[vm.endpoint]]\nservice = \"forwarder\"\nnf = \"forwarder\"\nargs = [\"it's\"]\n"
-    );
-    std::fs::write(&path, format!("{}{vm}", &text[..process])).unwrap();
-    path
-}
 
 #[test]
 fn status_says_how_to_start_one() {
@@ -42,7 +27,7 @@ fn status_names_the_switch_that_does_not_run() {
 #[test]
 fn boot_says_which_switch_to_start() {
     let lab = Lab::new();
-    let config = vm_config(&lab, "/dev/null");
+    let config = lab.vm_config("/dev/null");
     let said = lab.netvm(&["boot", config.to_str().unwrap(), "fw0"]);
     assert!(!said.good);
     let fix = format!("start it first with `netvm run {}`", config.display());
@@ -50,9 +35,17 @@ fn boot_says_which_switch_to_start() {
 }
 
 #[test]
+fn boot_says_what_to_do_with_a_process() {
+    let lab = Lab::new();
+    let said = lab.netvm(&["boot", lab.config("one", &["net_null0"]).to_str().unwrap(), "fwd0"]);
+    assert!(!said.good);
+    assert!(said.errors.contains("is a process, no VM: start its network function"), "{}", said.errors);
+}
+
+#[test]
 fn boot_names_the_vms_of_the_config() {
     let lab = Lab::new();
-    let said = lab.netvm(&["boot", vm_config(&lab, "/dev/null").to_str().unwrap(), "fw1"]);
+    let said = lab.netvm(&["boot", lab.vm_config("/dev/null").to_str().unwrap(), "fw1"]);
     assert!(!said.good);
     assert!(said.errors.contains("no VM \"fw1\" in "), "{}", said.errors);
     assert!(said.errors.contains("it has: fw0"), "{}", said.errors);
@@ -61,7 +54,7 @@ fn boot_names_the_vms_of_the_config() {
 #[test]
 fn boot_says_how_to_get_an_image() {
     let lab = Lab::new();
-    let said = lab.netvm(&["boot", vm_config(&lab, "/nonexistent/vmlinuz").to_str().unwrap(), "fw0"]);
+    let said = lab.netvm(&["boot", lab.vm_config("/nonexistent/vmlinuz").to_str().unwrap(), "fw0"]);
     assert!(!said.good);
     assert!(said.errors.contains("`cargo xtask image`"), "{}", said.errors);
 }
@@ -69,7 +62,7 @@ fn boot_says_how_to_get_an_image() {
 #[test]
 fn boot_prints_the_command_line_without_a_switch() {
     let lab = Lab::new();
-    let said = lab.netvm(&["boot", vm_config(&lab, "/dev/null").to_str().unwrap(), "fw0", "--print"]);
+    let said = lab.netvm(&["boot", lab.vm_config("/dev/null").to_str().unwrap(), "fw0", "--print"]);
     assert!(said.good, "{}", said.errors);
     assert!(said.output.starts_with("qemu-system-x86_64"), "{}", said.output);
     assert!(said.output.contains("size=8388608,share=on"), "{}", said.output);

@@ -3,8 +3,12 @@
 
 mod cli;
 
+use std::io::Read;
+use std::process::Stdio;
+
 use cli::Lab;
-use rustix::process::Signal;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open};
 
 #[test]
 fn a_switch_runs_answers_and_leaves_nothing_after_sigterm() {
@@ -58,6 +62,51 @@ fn a_switch_that_was_killed_is_no_obstacle_to_the_next() {
     assert!(lab.netvm(&["status"]).good);
     next.signal(Signal::INT);
     assert!(next.wait().success());
+}
+
+#[test]
+fn a_watch_into_a_pipe_is_plain_text_and_ends_with_its_reader() {
+    let lab = Lab::new();
+    let _switch = lab.switch(&lab.config("watched", &["net_null0"]));
+    let mut watch = lab.command(&["status", "--watch", "1"]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut output = watch.stdout.take().unwrap();
+    let mut seen = [0; 14];
+    output.read_exact(&mut seen).unwrap();
+    drop(output);
+    assert_eq!(std::str::from_utf8(&seen).unwrap(), "switch watched");
+    assert!(watch.wait().unwrap().success());
+}
+
+/// A stand-in for QEMU that says on its console what the guest would, and stays deaf.
+const QEMU: &str = r#"#!/bin/sh
+for word in "$@"; do
+    case "$word" in *id=netvm-serial,path=*) log="${word##*path=}" ;; esac
+done
+printf 'netvm-guest: booted\nnetvm-guest: ready\n' >> "$log"
+exec sleep 600
+"#;
+
+#[test]
+fn a_detached_vm_ends_with_a_switch_that_was_killed() {
+    let lab = Lab::new();
+    let config = lab.vm_config("/dev/null");
+    let path = lab.program("qemu-system-x86_64", QEMU);
+    let switch = lab.switch(&config);
+
+    let boot = ["boot", "--detach", "--accel", "tcg", config.to_str().unwrap(), "fw0"];
+    let booted = lab.netvm_with_path(&path, &boot);
+    assert!(booted.good && booted.errors.contains("goes on in the background"), "{booted:?}");
+    let status: serde_json::Value = serde_json::from_str(&lab.netvm(&["status", "--json"]).output).unwrap();
+    let vm = i32::try_from(status["vms"][0]["pid"].as_i64().unwrap()).unwrap();
+    // Taken while the VM runs, so that it cannot mean another process.
+    let vm = pidfd_open(Pid::from_raw(vm).unwrap(), PidfdFlags::empty()).unwrap();
+    let mut ended = [PollFd::new(&vm, PollFlags::IN)];
+    assert_eq!(poll(&mut ended, Some(&Timespec::default())).unwrap(), 0, "the VM runs");
+
+    switch.signal(Signal::KILL);
+    assert!(!switch.wait().success());
+    let limit = Timespec { tv_sec: 30, tv_nsec: 0 };
+    assert_eq!(poll(&mut ended, Some(&limit)).unwrap(), 1, "the VM outlives its switch");
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! `netvm status`: the switch at a glance.
 
 use std::fmt::Write as _;
-use std::io::Write as _;
+use std::io::{ErrorKind, IsTerminal as _, Write as _};
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -27,14 +27,17 @@ pub(super) fn status(run_dir: &Path, args: &StatusArgs) -> Result<ExitCode, Fail
     let client = args.which.find(run_dir)?;
     loop {
         let status: Status = client.get("/v1/status")?;
-        let text = if args.json { serde_json::to_string(&status)? + "\n" } else { table(&status) };
+        let mut text = if args.json { serde_json::to_string(&status)? + "\n" } else { table(&status) };
         let mut out = std::io::stdout();
-        if args.watch.is_some() && !args.json {
+        if args.watch.is_some() && !args.json && out.is_terminal() {
             // Clear the screen and go to its top left corner.
-            write!(out, "\x1b[2J\x1b[H")?;
+            text.insert_str(0, "\x1b[2J\x1b[H");
         }
-        out.write_all(text.as_bytes())?;
-        out.flush()?;
+        match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+            // Whoever read has seen enough.
+            Err(error) if error.kind() == ErrorKind::BrokenPipe => return Ok(ExitCode::SUCCESS),
+            written => written?,
+        }
         let Some(seconds) = args.watch else { return Ok(ExitCode::SUCCESS) };
         std::thread::sleep(Duration::from_secs(seconds));
     }
@@ -106,10 +109,10 @@ fn endpoints(text: &mut String, endpoints: &[EndpointStatus]) -> std::fmt::Resul
             .filter(|(_, count)| **count > 0)
             .map(|(fault, count)| format!("{fault}={count}"))
             .collect();
+        let faults = if faults.is_empty() { "-".to_owned() } else { faults.join(" ") };
         writeln!(
             text,
-            "{name:<24} {phase:<11} {epoch:>5} {held:>11} {received:>12} {returned:>12}  {}",
-            faults.join(" ")
+            "{name:<24} {phase:<11} {epoch:>5} {held:>11} {received:>12} {returned:>12}  {faults}"
         )?;
     }
     text.push('\n');

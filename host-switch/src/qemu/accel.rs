@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::boot_watch::{BootNews, BootWatch};
 use super::command::{Initramfs, QEMU, VmLaunch};
 use super::kvm_loop::RESULT_PREFIX;
-use super::launch::{Lifetime, launch};
+use super::launch::launch;
 
 /// The loop takes a millisecond or two on hardware, and more than a second when it is emulated.
 const LOOP_MAX: Duration = Duration::from_millis(100);
@@ -164,7 +164,7 @@ impl Trial {
         };
         let started = Instant::now();
         let mut watch = BootWatch::new(log).map_err(|error| error.to_string())?;
-        let mut vm = launch(vm, Lifetime::WithParent).map_err(|error| error.to_string())?;
+        let mut vm = launch(vm).map_err(|error| error.to_string())?;
         let result = loop {
             match watch.read() {
                 Ok(news) if news.contains(&BootNews::Booted) => break Ok(started.elapsed()),
@@ -184,7 +184,7 @@ impl Trial {
 }
 
 fn cannot_boot(why: &str, loop_us: Option<u64>) -> Choice {
-    Choice::tcg(format!("present, but cannot boot Linux: using TCG ({why})"), loop_us)
+    Choice::tcg(format!("KVM is present, but cannot boot Linux: using TCG ({why})"), loop_us)
 }
 
 /// Whether the process has ended, after waiting for it at most so long.
@@ -281,7 +281,7 @@ mod tests {
         let choice = trial("exec sleep 60").run();
         assert_eq!(
             choice.reason,
-            "present, but cannot boot Linux: using TCG (a loop did not end within 3 s)"
+            "KVM is present, but cannot boot Linux: using TCG (a loop did not end within 3 s)"
         );
         assert!(started.elapsed() < Duration::from_secs(10));
     }

@@ -47,15 +47,6 @@ pub enum LaunchError {
     },
 }
 
-/// What happens to QEMU when the thread that started it ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Lifetime {
-    /// It is killed. Not with [`VmLaunch::run_as`]: the kernel drops this wish when QEMU changes its user.
-    WithParent,
-    /// It goes on.
-    OfItsOwn,
-}
-
 /// A running QEMU.
 #[derive(Debug)]
 pub struct Vm {
@@ -68,12 +59,13 @@ pub struct Vm {
 }
 
 /// Starts the VM. Our copies of its descriptors are closed, so that the end of a QMP socket means that QEMU
-/// is gone.
+/// is gone. QEMU is killed when the thread that started it ends; not with [`VmLaunch::run_as`]: the kernel drops
+/// this wish when QEMU changes its user.
 ///
 /// # Errors
 /// If the launch is refused before QEMU, or QEMU cannot be started. Options that QEMU refuses show later: it
 /// ends, with the reason in [`Vm::qemu_log`].
-pub fn launch(vm: VmLaunch, lifetime: Lifetime) -> Result<Vm, LaunchError> {
+pub fn launch(vm: VmLaunch) -> Result<Vm, LaunchError> {
     vm.check()?;
     let line = vm.command();
     let qemu_log = vm.serial_log.with_extension("qemu.log");
@@ -90,7 +82,7 @@ pub fn launch(vm: VmLaunch, lifetime: Lifetime) -> Result<Vm, LaunchError> {
     // SAFETY: between fork and exec the closure makes async-signal-safe system calls only: close_range,
     // fcntl, prctl, getppid, signal, setrlimit. It allocates nothing: `inherited` was filled before, and an error is made
     // of a number.
-    unsafe { command.pre_exec(move || prepare_child(&inherited, file_bytes_max, lifetime, parent)) };
+    unsafe { command.pre_exec(move || prepare_child(&inherited, file_bytes_max, parent)) };
 
     let mut child =
         command.spawn().map_err(|source| LaunchError::Start { program: line.program.clone(), source })?;
@@ -115,12 +107,7 @@ fn watch(child: &Child) -> io::Result<OwnedFd> {
 const CLOSE_RANGE_CLOEXEC: libc::c_int = libc::CLOSE_RANGE_CLOEXEC as libc::c_int;
 
 /// Runs in the child, between fork and exec.
-fn prepare_child(
-    inherited: &[RawFd],
-    file_bytes_max: Option<u64>,
-    lifetime: Lifetime,
-    parent: u32,
-) -> io::Result<()> {
+fn prepare_child(inherited: &[RawFd], file_bytes_max: Option<u64>, parent: u32) -> io::Result<()> {
     // Whatever else this process was started with stays here, also what others forgot to mark.
     // SAFETY: the call takes numbers; with this flag it closes nothing before the exec.
     check(unsafe { libc::close_range(3, libc::c_uint::MAX, CLOSE_RANGE_CLOEXEC) })?;
@@ -130,15 +117,13 @@ fn prepare_child(
     }
     // SAFETY: this prctl takes numbers and touches no memory of ours.
     check(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) })?;
-    if lifetime == Lifetime::WithParent {
-        // SAFETY: as above.
-        check(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0) })?;
-        // SAFETY: getppid has no preconditions.
-        let now = unsafe { libc::getppid() };
-        // The parent may have ended before the line above.
-        if u32::try_from(now) != Ok(parent) {
-            return Err(io::Error::from_raw_os_error(libc::ESRCH));
-        }
+    // SAFETY: as above.
+    check(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0) })?;
+    // SAFETY: getppid has no preconditions.
+    let now = unsafe { libc::getppid() };
+    // The parent may have ended before the line above.
+    if u32::try_from(now) != Ok(parent) {
+        return Err(io::Error::from_raw_os_error(libc::ESRCH));
     }
     file_bytes_max.map_or(Ok(()), limit_files)
 }
@@ -170,10 +155,7 @@ mod tests {
     fn a_missing_qemu_is_said_with_the_way_to_get_it() {
         let folder = tempfile::tempdir().unwrap();
         let serial_log = folder.path().join("fw0.log");
-        let launched = launch(
-            VmLaunch { qemu: "/nonexistent/qemu".into(), serial_log, ..sample() },
-            Lifetime::WithParent,
-        );
+        let launched = launch(VmLaunch { qemu: "/nonexistent/qemu".into(), serial_log, ..sample() });
         let text = launched.unwrap_err().to_string();
         assert!(text.ends_with("`apt install qemu-system-x86` brings QEMU"), "{text}");
     }
@@ -191,7 +173,7 @@ mod tests {
         let vm = VmLaunch { qemu, serial_log, monitors, ..sample() };
         let mut wanted: Vec<i32> = vm.inherited().iter().map(|fd| fd.as_raw_fd()).collect();
 
-        let mut vm = launch(vm, Lifetime::WithParent).unwrap();
+        let mut vm = launch(vm).unwrap();
         assert!(vm.child.wait().unwrap().success());
         assert_eq!(ours.read(&mut [0]).unwrap(), 0, "our copy of QEMU's end is closed");
 

@@ -18,7 +18,7 @@ use super::accel::Accelerator;
 use super::boot_watch::{BootNews, BootWatch};
 use super::command::{Initramfs, QEMU, SharedArea, VmLaunch};
 use super::initramfs::with_guest_files;
-use super::launch::{Lifetime, Vm, launch};
+use super::launch::{Vm, launch};
 use super::qmp::{Command, Event, Qmp};
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -131,7 +131,7 @@ fn start(files: &GuestFiles, kernel_args: &str, areas: Vec<SharedArea>, run_as: 
         extra: Vec::new(),
     };
     let started = Instant::now();
-    let vm = launch(vm, Lifetime::WithParent).unwrap();
+    let vm = launch(vm).unwrap();
     Guest { vm, qmp: Qmp::new(ours).unwrap(), watch, log, started, _folder: folder }
 }
 

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a laboratory that does not work is a test that failed")]
 
 use std::io::{BufRead, BufReader};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, channel};
@@ -18,7 +19,11 @@ pub struct Said {
 
 /// Runs `netvm` to its end.
 pub fn netvm(arguments: &[&str]) -> Said {
-    let output = Command::new(env!("CARGO_BIN_EXE_netvm")).args(arguments).output().unwrap();
+    said(Command::new(env!("CARGO_BIN_EXE_netvm")).args(arguments))
+}
+
+fn said(command: &mut Command) -> Said {
+    let output = command.output().unwrap();
     Said {
         good: output.status.success(),
         output: String::from_utf8(output.stdout).unwrap(),
@@ -57,12 +62,44 @@ impl Lab {
         path
     }
 
+    /// Writes a config with one VM whose kernel is there, or not.
+    pub fn vm_config(&self, kernel: &str) -> PathBuf {
+        let path = self.config("vms", &["net_null0"]);
+        let text = std::fs::read_to_string(&path).unwrap();
+        let process = text.find("[[process]]").unwrap();
+        let vm = format!(
+            "[[vm]]\nname = \"fw0\"\ndomain = \"blue\"\nkernel = \"{kernel}\"\ninitramfs = \"/dev/null\"\n\
+             [[vm.endpoint]]\nservice = \"forwarder\"\nnf = \"forwarder\"\nargs = [\"it's\"]\n"
+        );
+        std::fs::write(&path, format!("{}{vm}", &text[..process])).unwrap();
+        path
+    }
+
+    /// Puts a script where programs are looked for first, and says how PATH has to be for that.
+    pub fn program(&self, name: &str, script: &str) -> String {
+        let folder = self.folder.path().join("bin");
+        std::fs::create_dir_all(&folder).unwrap();
+        let file = folder.join(name);
+        std::fs::write(&file, script).unwrap();
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o755)).unwrap();
+        format!("{}:{}", folder.display(), std::env::var("PATH").unwrap())
+    }
+
     /// Runs `netvm` on this lab's runtime directories.
     pub fn netvm(&self, arguments: &[&str]) -> Said {
-        let run_dir = self.run_dir();
-        let mut all = vec!["--run-dir", run_dir.to_str().unwrap()];
-        all.extend(arguments);
-        netvm(&all)
+        self.netvm_with_path(&std::env::var("PATH").unwrap(), arguments)
+    }
+
+    /// As [`Lab::netvm`], with programs looked for in `path`.
+    pub fn netvm_with_path(&self, path: &str, arguments: &[&str]) -> Said {
+        said(self.command(arguments).env("PATH", path))
+    }
+
+    /// A command of this lab that has not been started.
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_netvm"));
+        command.arg("--run-dir").arg(self.run_dir()).args(arguments);
+        command
     }
 
     /// Starts a switch and waits until it runs.

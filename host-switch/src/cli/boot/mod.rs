@@ -1,5 +1,6 @@
 //! `netvm boot`: boots a VM of the config on its running switch.
 
+mod background;
 mod grant;
 mod vm;
 mod watch;
@@ -19,7 +20,7 @@ use crate::control::seqpacket;
 use crate::control::stop::Stop;
 use crate::plan::Plan;
 use crate::qemu::accel::{self, Accelerator, Trial};
-use crate::qemu::launch::{Lifetime, launch};
+use crate::qemu::launch::launch;
 use grant::Grant;
 
 #[derive(Debug, Args)]
@@ -31,9 +32,12 @@ pub(super) struct BootArgs {
     /// Print QEMU's command line instead of starting it. Needs no running switch.
     #[arg(long)]
     print: bool,
-    /// Come back once its network functions run, and leave the VM to the switch.
+    /// Come back once its network functions run; a process in the background ends the VM with the switch.
     #[arg(long)]
     detach: bool,
+    /// This process is the one in the background.
+    #[arg(long, hide = true, requires = "detach")]
+    background: bool,
     /// How the guest's instructions are run.
     #[arg(long, value_enum, default_value_t = AccelArg::Auto)]
     accel: AccelArg,
@@ -59,6 +63,9 @@ pub(super) fn boot(run_dir: &Path, args: &BootArgs) -> Result<ExitCode, Failure>
     if args.print {
         return print(&config, vm, args, &switch_dir);
     }
+    if args.detach && !args.background {
+        return background::start(run_dir, args);
+    }
     let stop = Stop::default();
     stop.on_signals()?;
     vm::check_image(vm)?;
@@ -77,8 +84,7 @@ pub(super) fn boot(run_dir: &Path, args: &BootArgs) -> Result<ExitCode, Failure>
     File::create(&serial_log).map_err(|error| format!("cannot write {}: {error}", serial_log.display()))?;
     let launched =
         vm::launch_of(vm, accelerator, areas, vec![qemu_end.into(), second_qemu_end.into()], &serial_log)?;
-    let lifetime = if args.detach { Lifetime::OfItsOwn } else { Lifetime::WithParent };
-    let running = launch(launched, lifetime)?;
+    let running = launch(launched)?;
 
     let pid = i32::try_from(running.child.id())?;
     let process = Request::Pid { pid, accelerator: Some(accelerator.to_string()) };
@@ -89,9 +95,15 @@ pub(super) fn boot(run_dir: &Path, args: &BootArgs) -> Result<ExitCode, Failure>
 
 fn find_vm<'c>(config: &'c Config, name: &str) -> Result<&'c Vm, String> {
     config.vm_named(name).map(|(_, vm)| vm).ok_or_else(|| {
+        let file = config.file.display();
+        if config.processes.iter().any(|process| process.name == name) {
+            return format!(
+                "{name} of {file} is a process, no VM: start its network function with --socket and --name {name}"
+            );
+        }
         let known: Vec<&str> = config.vms.iter().map(|vm| vm.name.as_str()).collect();
         let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
-        format!("no VM {name:?} in {}; it has: {known}", config.file.display())
+        format!("no VM {name:?} in {file}; it has: {known}")
     })
 }
 

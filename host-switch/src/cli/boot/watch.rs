@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
+use super::background;
 use crate::cli::Failure;
 use crate::control::stop::Stop;
 use crate::qemu::boot_watch::{BootNews, BootWatch};
@@ -15,7 +16,7 @@ use crate::qemu::launch::Vm;
 use crate::qemu::qmp::{Command, Qmp};
 
 /// How often the console is read and wishes are looked for.
-const LOOK: Duration = Duration::from_millis(50);
+pub const LOOK: Duration = Duration::from_millis(50);
 /// Time for a guest to shut down after its power button was pressed, and for QEMU to quit after that.
 const POWERDOWN_LIMIT: Duration = Duration::from_secs(5);
 const QUIT_LIMIT: Duration = Duration::from_secs(2);
@@ -69,14 +70,16 @@ impl Watched {
         })
     }
 
-    /// Stays until the VM has ended; with `detach`, only until its NFs run.
+    /// Stays until the VM has ended; with `detach`, in the background from when its NFs run.
     pub fn attend(mut self, detach: bool) -> Result<ExitCode, Failure> {
-        match self.wait(detach)? {
-            Outcome::Ready => {
-                log::info!("vm {} is left to the switch; it ends with it", self.name);
-                Ok(ExitCode::SUCCESS)
-            }
-            Outcome::Ended => self.conclude(),
+        let mut outcome = self.wait(detach)?;
+        if outcome == Outcome::Ready {
+            log::info!("vm {} goes on in the background (process {})", self.name, std::process::id());
+            background::enter(&self.vm.qemu_log)?;
+            outcome = self.wait(false)?;
+        }
+        match outcome {
+            Outcome::Ended | Outcome::Ready => self.conclude(),
             Outcome::End { why, failed } => {
                 log::info!("vm {} is to end: {why}", self.name);
                 self.end()?;
@@ -181,16 +184,15 @@ impl Watched {
         let words = String::from_utf8_lossy(&words[words.len().saturating_sub(WORDS_BYTES_MAX)..])
             .replace(|c: char| c.is_control() && c != '\n', "?");
         let log = self.vm.qemu_log.display();
-        Err(format!(
-            "vm {}: QEMU ended with {status}; its last words (from {log}):\n{}",
-            self.name,
-            words.trim_end()
-        )
-        .into())
+        let words = match words.trim_end() {
+            "" => format!("it said nothing in {log}"),
+            words => format!("its last words (from {log}):\n{words}"),
+        };
+        Err(format!("vm {}: QEMU ended with {status}; {words}", self.name).into())
     }
 }
 
-fn is_readable(fd: &OwnedFd, limit: Duration) -> Result<bool, Failure> {
+pub fn is_readable(fd: impl AsFd, limit: Duration) -> Result<bool, Failure> {
     let mut fds = [PollFd::from_borrowed_fd(fd.as_fd(), PollFlags::IN)];
     let limit = Timespec { tv_sec: 0, tv_nsec: limit.subsec_nanos().into() };
     match poll(&mut fds, Some(&limit)) {
