@@ -1,16 +1,29 @@
-//! Looks at port devices before DPDK does, whose own refusals name neither the port nor the fix.
+//! Looks at CPUs and port devices before DPDK does, whose own refusals name neither the port nor the fix.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use rustix::thread::CpuSet;
+
 /// Drivers under which DPDK can take a PCI device: the generic ones, and those that share it with the kernel.
 const PCI_DRIVERS: [&str; 6] =
     ["vfio-pci", "igb_uio", "uio_pci_generic", "mlx4_core", "mlx5_core", "uio_hv_generic"];
 
-/// Why a device cannot become a port.
+/// Why a CPU cannot become an lcore, or a device a port.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PreflightError {
+    /// No such CPU, or it is kept from this process.
+    #[error(
+        "switch.lcores: this process may not run on CPU {cpu}, only on: {allowed}; correct lcores, or what keeps \
+         it from that CPU (taskset, cgroup)"
+    )]
+    NoCpu {
+        /// The CPU in the config.
+        cpu: usize,
+        /// Those that it may run on.
+        allowed: String,
+    },
     /// No such PCI device.
     #[error(
         "port {port}: no PCI device {address}; network devices here: {present}; correct `device` of the port"
@@ -48,6 +61,16 @@ pub enum PreflightError {
         iface: String,
         /// Those that are there.
         present: String,
+    },
+    /// No interface is named.
+    #[error(
+        "port {port}: net_af_packet needs to know its network interface; write `device` as {device},iface=NAME"
+    )]
+    NoIface {
+        /// The port.
+        port: String,
+        /// The device without its arguments.
+        device: String,
     },
     /// No capture to play.
     #[error("port {port}: no capture file {}; correct rx_pcap= in `device` of the port", file.display())]
@@ -125,7 +148,12 @@ impl Device {
         match self {
             Self::Pci { address } => check_pci(port, address, Path::new("/sys/bus/pci/devices")),
             Self::Virtual { driver, .. } if driver == "net_af_packet" => {
-                let Some(iface) = self.argument("iface") else { return Ok(()) };
+                let Some(iface) = self.argument("iface") else {
+                    return Err(PreflightError::NoIface {
+                        port: port.to_owned(),
+                        device: format!("{driver}0"),
+                    });
+                };
                 let listed = fs::read_to_string("/proc/self/net/dev").unwrap_or_default();
                 check_interface(port, iface, &listed)
             }
@@ -137,6 +165,18 @@ impl Device {
             },
         }
     }
+}
+
+/// Checks that this process may run on the CPU of an lcore.
+///
+/// # Errors
+/// Naming the CPUs that it may run on.
+pub fn check_cpu(cpu: usize, allowed: &CpuSet) -> Result<(), PreflightError> {
+    if cpu < CpuSet::MAX_CPU && allowed.is_set(cpu) {
+        return Ok(());
+    }
+    let numbers = (0..CpuSet::MAX_CPU).filter(|&cpu| allowed.is_set(cpu)).map(|cpu| cpu.to_string());
+    Err(PreflightError::NoCpu { cpu, allowed: or_none(numbers.collect()) })
 }
 
 fn is_pci_address(name: &str) -> bool {
@@ -230,6 +270,24 @@ mod tests {
             text,
             "port uplink: no PCI device 0000:99:00.0; network devices here: none; correct `device` of the port"
         );
+    }
+
+    #[test]
+    fn a_cpu_out_of_reach_is_named_with_those_in_reach() {
+        let mut allowed = CpuSet::new();
+        allowed.set(0);
+        allowed.set(2);
+        assert_eq!(check_cpu(2, &allowed), Ok(()));
+        for cpu in [1, CpuSet::MAX_CPU] {
+            let text = check_cpu(cpu, &allowed).unwrap_err().to_string();
+            assert!(text.contains(&format!("on CPU {cpu}, only on: 0, 2;")), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_packet_socket_needs_an_interface() {
+        let text = Device::parse("net_af_packet3,ifcae=eth0").check("client").unwrap_err().to_string();
+        assert!(text.starts_with("port client: net_af_packet needs"), "{text}");
     }
 
     #[test]

@@ -25,7 +25,7 @@ const FILES: [&str; 4] = [LOCK, CONTROL_SOCKET, ENDPOINT_SOCKET, LEDGER];
 pub enum RuntimeDirError {
     /// The lock is held.
     #[error(
-        "switch {name} already runs as process {pid}; stop it (`kill {pid}`) or choose another switch.name"
+        "switch {name} already runs as process {pid}; stop it (`netvm stop --switch {name}`) or choose another switch.name"
     )]
     AlreadyRuns {
         /// Name of the switch.

@@ -17,7 +17,7 @@ use super::eal;
 use super::keeper::{Keeper, View};
 use super::lending::RunningDatapath;
 use super::owner::Owner;
-use super::preflight::{Device, PreflightError};
+use super::preflight::{self, Device, PreflightError};
 use super::report::Sources;
 use super::runtime_dir::{PortClaim, RuntimeDir, RuntimeDirError};
 use super::served::ServedEndpoint;
@@ -36,9 +36,9 @@ pub enum SwitchError {
     /// Name or port are taken, or the runtime directory cannot be used.
     #[error(transparent)]
     RuntimeDir(#[from] RuntimeDirError),
-    /// Devices of ports, all that are wrong.
+    /// CPUs of lcores and devices of ports, all that are wrong.
     #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
-    Ports(Vec<PreflightError>),
+    Preflight(Vec<PreflightError>),
     /// No packet memory.
     #[error(transparent)]
     Region(#[from] RegionError),
@@ -108,11 +108,11 @@ pub fn run(config: &Config, run_dir: &Path, no_huge: bool) -> Result<(), SwitchE
     let api =
         Api::start(&runtime_dir.control_socket(), Arc::new(front)).map_err(io_error("serve control.sock"))?;
     log::info!(
-        "switch {} runs: {} lcores, {} ports, {} endpoints; `netvm status --switch {}`",
+        "switch {} runs: {}, {}, {}; `netvm status --switch {}`",
         config.switch.name,
-        plan.lcores.len(),
-        plan.ports.len(),
-        plan.endpoints.len(),
+        counted(plan.lcores.len(), "lcore"),
+        counted(plan.ports.len(), "port"),
+        counted(plan.endpoints.len(), "endpoint"),
         config.switch.name
     );
 
@@ -133,6 +133,10 @@ fn start_dpdk(plan: &Plan, no_huge: bool) -> Result<Eal, SwitchError> {
     Eal::init(&options).map_err(failed)
 }
 
+fn counted(count: usize, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
+}
+
 fn wait(stop: &Stop) -> String {
     loop {
         if let Some(cause) = stop.wait(Duration::from_secs(3600)) {
@@ -141,13 +145,16 @@ fn wait(stop: &Stop) -> String {
     }
 }
 
-/// Checks every port's device, then takes it.
+/// Checks the CPU of every lcore and the device of every port, then takes the devices.
 fn claim_ports(plan: &Plan, run_dir: &Path) -> Result<Vec<PortClaim>, SwitchError> {
     let devices: Vec<_> = plan.ports.iter().map(|port| (port, Device::parse(&port.devargs))).collect();
+    let allowed = rustix::thread::sched_getaffinity(None)
+        .map_err(|error| io_error("ask for the CPUs of this process")(error.into()))?;
+    let cpus = plan.lcores.iter().filter_map(|lcore| preflight::check_cpu(lcore.cpu?, &allowed).err());
     let wrong: Vec<PreflightError> =
-        devices.iter().filter_map(|(port, device)| device.check(&port.name).err()).collect();
+        cpus.chain(devices.iter().filter_map(|(port, device)| device.check(&port.name).err())).collect();
     if !wrong.is_empty() {
-        return Err(SwitchError::Ports(wrong));
+        return Err(SwitchError::Preflight(wrong));
     }
     let claims = devices.iter().filter_map(|(port, device)| {
         let identity = device.identity()?;
@@ -288,6 +295,6 @@ impl Answers for Front {
     }
 
     fn stop(&self) {
-        self.stop.request("the API");
+        self.stop.request("asked to over control.sock");
     }
 }
