@@ -70,6 +70,17 @@ pub enum RunError {
     SwitchGone,
 }
 
+impl RunError {
+    /// Attaching again failed after `cause`. A switch that detaches and goes is a switch that stops, nothing else.
+    #[must_use]
+    pub fn attach(cause: PollError, source: AttachError) -> Self {
+        match source {
+            AttachError::SwitchGone { .. } => Self::SwitchGone,
+            source => Self::Attach { cause, source },
+        }
+    }
+}
+
 /// Why one attach of the loop ended.
 enum Pause {
     End(End),
@@ -104,7 +115,7 @@ impl Endpoint {
                 Pause::SwitchGone => return Err(RunError::SwitchGone),
                 Pause::Broken(cause) => {
                     log::warn!("{cause}; attaching again");
-                    self.attach_anew().map_err(|source| RunError::Attach { cause, source })?;
+                    self.attach_anew().map_err(|source| RunError::attach(cause, source))?;
                 }
             }
         };
@@ -202,4 +213,17 @@ fn poll_round<'q>(
         }
     }
     Ok(taken)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_switch_that_detaches_and_goes_is_gone() {
+        let gone = RunError::attach(PollError::Detached { ours: 1 }, AttachError::SwitchGone { position: 0 });
+        assert!(matches!(gone, RunError::SwitchGone), "{gone}");
+        let refused = RunError::attach(PollError::Detached { ours: 1 }, AttachError::InUse { position: 0 });
+        assert!(matches!(refused, RunError::Attach { .. }), "{refused}");
+    }
 }

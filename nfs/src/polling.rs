@@ -76,7 +76,7 @@ pub fn run(
             Reason::SwitchGone => return Err(RunError::SwitchGone),
             Reason::Broken(cause) => {
                 log::warn!("{cause}; attaching again");
-                endpoint.attach_anew().map_err(|source| RunError::Attach { cause, source })?;
+                endpoint.attach_anew().map_err(|source| RunError::attach(cause, source))?;
             }
         }
     };

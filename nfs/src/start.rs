@@ -41,7 +41,11 @@ pub enum NfError {
 /// Parses the command line, starts the log (RUST_LOG, "info" without it) and runs `nf`.
 pub fn main_with<P: Parser, E: Error>(nf: impl FnOnce(P) -> Result<(), E>) -> ExitCode {
     let args = P::parse();
-    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();
+    // A guest's terminal is its serial console, which a log file follows. RUST_LOG_STYLE has the last word.
+    env_logger::Builder::new()
+        .write_style(env_logger::WriteStyle::Never)
+        .parse_env(env_logger::Env::default().default_filter_or("info"))
+        .init();
     match nf(args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(err) => {
