@@ -144,7 +144,7 @@ fn read_device(cursor: &Cursor<'_>, devices: &mut Devices) -> Option<String> {
     let device = cursor.text(&DEVICE)?;
     let (name, arguments) = device.split_once(',').unwrap_or((device, ""));
     if !is_pci_address(name) && !is_virtual_device(name) {
-        let near = nearest_device(name).map(|near| format!("\"{near}{}\"", &device[name.len()..]));
+        let near = nearest_device(name, &device[name.len()..]).map(|near| format!("\"{near}\""));
         cursor.refuse(&DEVICE, Kind::Value, DEVICE.form.rule(), near.into_iter().collect());
         return None;
     }
@@ -180,10 +180,17 @@ fn is_virtual_device(name: &str) -> bool {
     })
 }
 
-fn nearest_device(name: &str) -> Option<String> {
+/// Beginnings of interface names: an operator who writes one wants that interface, not a DPDK driver.
+const INTERFACES: [&str; 7] = ["eth", "en", "wl", "veth", "br", "bond", "nv-"];
+
+fn nearest_device(name: &str, arguments: &str) -> Option<String> {
+    if arguments.is_empty() && INTERFACES.iter().any(|start| name.starts_with(start)) {
+        return Some(format!("net_af_packet0,iface={name}"));
+    }
     [format!("0000:{name}"), format!("net_{name}"), name.to_ascii_lowercase().replace('-', "_")]
         .into_iter()
         .find(|candidate| is_pci_address(candidate) || is_virtual_device(candidate))
+        .map(|near| near + arguments)
 }
 
 #[cfg(test)]
@@ -203,9 +210,10 @@ mod tests {
 
     #[test]
     fn completes_a_device_name() {
-        assert_eq!(nearest_device("01:00.0").as_deref(), Some("0000:01:00.0"));
-        assert_eq!(nearest_device("tap0").as_deref(), Some("net_tap0"));
-        assert_eq!(nearest_device("net-tap0").as_deref(), Some("net_tap0"));
-        assert_eq!(nearest_device("ΩΩ"), None);
+        assert_eq!(nearest_device("01:00.0", ",x=1").as_deref(), Some("0000:01:00.0,x=1"));
+        assert_eq!(nearest_device("tap0", "").as_deref(), Some("net_tap0"));
+        assert_eq!(nearest_device("net-tap0", "").as_deref(), Some("net_tap0"));
+        assert_eq!(nearest_device("enp1s0", "").as_deref(), Some("net_af_packet0,iface=enp1s0"));
+        assert_eq!(nearest_device("ΩΩ", ""), None);
     }
 }
