@@ -32,8 +32,9 @@ const TRANSFER_LIMIT: Duration = Duration::from_secs(100);
 /// Options of `cargo xtask demo`.
 #[derive(clap::Args)]
 #[command(after_help = "Example:\n  cargo xtask demo --json | tail -n 1\n\n\
-    Installs missing Debian packages (see `cargo xtask setup --check`); they stay. Makes two network\n\
-    namespaces, raises the number of hugepages and writes below /run; all of that is undone at the end.")]
+    Installs missing Debian packages (see `cargo xtask setup --check`); they stay. Makes three network\n\
+    namespaces (two with --processes), raises the number of hugepages and writes below /run; all of that is\n\
+    undone at the end.")]
 pub struct Options {
     /// Print the summary as one JSON object in the last line
     #[arg(long)]
