@@ -84,10 +84,10 @@ impl Cast {
     fn processes(root: &Path) -> Self {
         Self {
             config: root.join("security-domains/examples/process-forwarder.toml"),
-            switch: "process-forwarder",
+            switch: "forwarder",
             server_address: "10.1.0.3",
-            client: Host { port: "nv-client", address: "10.1.0.2/24", gateway: None },
-            server: Host { port: "nv-server", address: "10.1.0.3/24", gateway: None },
+            client: Host { port: "nv-left", address: "10.1.0.2/24", gateway: None },
+            server: Host { port: "nv-right", address: "10.1.0.3/24", gateway: None },
             span: None,
             vms: &[],
             processes: &[("fwd0", "forwarder")],
