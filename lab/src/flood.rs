@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use rustix::thread::{CpuSet, LinkNameSpaceType, move_into_link_name_space, sched_getcpu, sched_setaffinity};
 
 use crate::error::LabError;
 use crate::namespace::Namespace;
@@ -132,7 +132,18 @@ fn pattern(sequence: u64) -> [u8; PAYLOAD_BYTES] {
     payload
 }
 
+/// Keeps the calling thread where it is: veth queues frames for each CPU by itself, so a sender that moves to
+/// another CPU reorders its own frames before any switch sees them.
+fn stay_on_one_cpu() {
+    let mut cpus = CpuSet::new();
+    cpus.set(sched_getcpu());
+    if let Err(err) = sched_setaffinity(None, &cpus) {
+        eprintln!("warning: a sender may reorder its own frames: {err}");
+    }
+}
+
 fn send(socket: &UdpSocket, to: SocketAddr, per_second: u32, stop: &AtomicBool, counters: &Counters) {
+    stay_on_one_cpu();
     let started = Instant::now();
     let mut sequence = 0_u64;
     while !stop.load(Ordering::Relaxed) {

@@ -62,6 +62,23 @@ impl Namespace {
         self.ip(&["link", "set", "eth0", "up"])
     }
 
+    /// The MAC address of `eth0`.
+    ///
+    /// # Errors
+    /// If there is no cable yet.
+    pub fn mac(&self) -> Result<String, LabError> {
+        let output = self.run("cat", &["/sys/class/net/eth0/address"])?;
+        Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    }
+
+    /// Makes this host know the MAC address behind an IP address for good, without ARP.
+    ///
+    /// # Errors
+    /// If `ip` refuses.
+    pub fn know(&self, address: &str, mac: &str) -> Result<(), LabError> {
+        self.ip(&["neigh", "replace", address, "lladdr", mac, "dev", "eth0", "nud", "permanent"])
+    }
+
     /// Runs `ip ARGS` in here.
     ///
     /// # Errors

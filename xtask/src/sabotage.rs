@@ -97,7 +97,7 @@ pub const ALL: &[Sabotage] = &[
         package: "guest-netlib",
         feature: "sabotage-drop-returns",
         build: Build::Test(&["--test", "packets"]),
-        test: "a_dropped_packet_returns_its_buffer",
+        test: "a_half_used_burst_gives_back_the_rest",
     },
 ];
 
