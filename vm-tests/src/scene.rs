@@ -100,6 +100,30 @@ impl Scene {
         namespace
     }
 
+    /// Hosts "c" (10.1.0.2) and "s" (10.1.0.3) on one subnet.
+    ///
+    /// # Panics
+    /// If they cannot be made.
+    #[must_use]
+    pub fn hosts(&self) -> (Namespace, Namespace) {
+        (self.host("c", "10.1.0.2/24", None), self.host("s", "10.1.0.3/24", None))
+    }
+
+    /// The same hosts, knowing each other without ARP, for a flood whose order is checked while its chain dies.
+    ///
+    /// While a chain is dead, ARP fails; when it answers again, Linux sends what waited for the answer beside
+    /// what the sender sends meanwhile, and so reorders a flow before any switch sees it.
+    ///
+    /// # Panics
+    /// If they cannot be made.
+    #[must_use]
+    pub fn introduced_hosts(&self) -> (Namespace, Namespace) {
+        let (client, server) = self.hosts();
+        client.know("10.1.0.3", &server.mac().expect("a cable")).expect("a neighbour");
+        server.know("10.1.0.2", &client.mac().expect("a cable")).expect("a neighbour");
+        (client, server)
+    }
+
     /// Transfers 16 MiB over TCP from `server`, which has `address`, to `client`; the hashes must be equal.
     ///
     /// # Panics
@@ -147,18 +171,6 @@ fn show_logs(dir: &Path) {
             eprintln!("--- the end of {}:\n{}", path.display(), tail(&path, 40));
         }
     }
-}
-
-/// Makes two hosts on one subnet know each other without ARP.
-///
-/// While a chain is dead, ARP fails; when it answers again, Linux sends what waited for the answer beside what
-/// the sender sends meanwhile, and so reorders a flow before any switch sees it.
-///
-/// # Panics
-/// If a host has no cable.
-pub fn introduce(one: (&Namespace, &str), other: (&Namespace, &str)) {
-    one.0.know(other.1, &other.0.mac().expect("a cable")).expect("a neighbour");
-    other.0.know(one.1, &one.0.mac().expect("a cable")).expect("a neighbour");
 }
 
 /// Asserts promise 6: in each domain the terms, added up here, make the whole.

@@ -4,13 +4,12 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use lab::flood::Flood;
-use lab::namespace::Namespace;
 use lab::switch::Switch;
 use lab::transfer::ping;
 use rustix::process::Signal;
 use vm_tests::config::{CABLES, CAPTURES, SWITCH_AND_DOMAIN};
 use vm_tests::random::Random;
-use vm_tests::scene::{assert_conserved, introduce, wait_all_home};
+use vm_tests::scene::{assert_conserved, wait_all_home};
 use vm_tests::{Scene, capture, config};
 
 /// One forwarder between client and server; `when_dead` says what its chains do without it.
@@ -27,17 +26,6 @@ fn one_forwarder(ports: &str, when_dead: &str) -> String {
 
 const SERVER: &str = "10.1.0.3";
 
-fn hosts(scene: &Scene) -> (Namespace, Namespace) {
-    (scene.host("c", "10.1.0.2/24", None), scene.host("s", "10.1.0.3/24", None))
-}
-
-/// The same hosts for a flood whose order is checked while its chain dies and lives again.
-fn introduced_hosts(scene: &Scene) -> (Namespace, Namespace) {
-    let (client, server) = hosts(scene);
-    introduce((&client, "10.1.0.2"), (&server, "10.1.0.3"));
-    (client, server)
-}
-
 fn attached(switch: &mut Switch) {
     switch.wait_attached(&["fwd0"], Duration::from_secs(20)).unwrap_or_else(|err| panic!("{err}"));
 }
@@ -45,7 +33,7 @@ fn attached(switch: &mut Switch) {
 #[test]
 fn pings_and_a_file_cross_a_forwarder_without_a_copy() {
     let scene = Scene::new();
-    let (client, server) = hosts(&scene);
+    let (client, server) = scene.hosts();
     let mut switch = scene.switch(&one_forwarder(CABLES, "closed"));
     let _nf = switch.start_process("fwd0", "forwarder", &[]).unwrap();
     attached(&mut switch);
@@ -65,7 +53,7 @@ fn pings_and_a_file_cross_a_forwarder_without_a_copy() {
 #[test]
 fn a_chain_whose_service_is_dead_drops_by_name_when_closed() {
     let scene = Scene::new();
-    let (client, _server) = hosts(&scene);
+    let (client, _server) = scene.hosts();
     let switch = scene.switch(&one_forwarder(CABLES, "closed"));
     assert_eq!(ping(&client, SERVER, 3, 20).unwrap().answered, 0);
     let status = switch.status().unwrap();
@@ -77,7 +65,7 @@ fn a_chain_whose_service_is_dead_drops_by_name_when_closed() {
 #[test]
 fn a_chain_whose_service_is_dead_goes_round_it_when_open() {
     let scene = Scene::new();
-    let (client, _server) = hosts(&scene);
+    let (client, _server) = scene.hosts();
     let switch = scene.switch(&one_forwarder(CABLES, "open"));
     assert_eq!(ping(&client, SERVER, 5, 20).unwrap().answered, 5);
     switch.stop().unwrap();
@@ -86,7 +74,7 @@ fn a_chain_whose_service_is_dead_goes_round_it_when_open() {
 #[test]
 fn fifty_killed_forwarders_lose_no_buffer() {
     let scene = Scene::new();
-    let (client, server) = introduced_hosts(&scene);
+    let (client, server) = scene.introduced_hosts();
     let mut switch = scene.switch(&one_forwarder(CABLES, "closed"));
     let flood = Flood::start(&client, &server, Ipv4Addr::new(10, 1, 0, 3), 9000, 20_000).unwrap();
     let mut random = Random::seeded(0x006b_696c_6c65_6421);
@@ -128,7 +116,7 @@ chain = "other-downstream"
 #[test]
 fn a_chain_that_avoids_the_dead_one_loses_no_packet() {
     let scene = Scene::new();
-    let (client, server) = introduced_hosts(&scene);
+    let (client, server) = scene.introduced_hosts();
     let (other_client, other_server) =
         (scene.host("d", "10.5.0.2/24", None), scene.host("t", "10.5.0.3/24", None));
     let config = [
@@ -167,7 +155,7 @@ fn a_chain_that_avoids_the_dead_one_loses_no_packet() {
 #[test]
 fn a_paused_forwarder_goes_on_where_it_was() {
     let scene = Scene::new();
-    let (client, server) = introduced_hosts(&scene);
+    let (client, server) = scene.introduced_hosts();
     let mut switch = scene.switch(&one_forwarder(CABLES, "closed"));
     let nf = switch.start_process("fwd0", "forwarder", &[]).unwrap();
     attached(&mut switch);

@@ -5,14 +5,13 @@ use std::time::Duration;
 
 use lab::child::Child;
 use lab::flood::Flood;
-use lab::namespace::Namespace;
 use lab::process::ProcessId;
 use lab::switch::Switch;
 use lab::transfer::ping;
 use rustix::process::Signal;
 use vm_tests::config::{CABLES, CAPTURES, SWITCH_AND_DOMAIN};
 use vm_tests::random::Random;
-use vm_tests::scene::{assert_conserved, introduce, wait_all_home};
+use vm_tests::scene::{assert_conserved, wait_all_home};
 use vm_tests::{Scene, capture, config};
 
 const BOOT_LIMIT: Duration = Duration::from_secs(120);
@@ -46,21 +45,10 @@ fn signal_qemu(switch: &Switch, vm: &str, signal: Signal) {
     ProcessId::of(qemu.pid).expect("a live QEMU").signal_group(signal);
 }
 
-fn hosts(scene: &Scene) -> (Namespace, Namespace) {
-    (scene.host("c", "10.1.0.2/24", None), scene.host("s", "10.1.0.3/24", None))
-}
-
-/// The same hosts for a flood whose order is checked while its chain dies and lives again.
-fn introduced_hosts(scene: &Scene) -> (Namespace, Namespace) {
-    let (client, server) = hosts(scene);
-    introduce((&client, "10.1.0.2"), (&server, "10.1.0.3"));
-    (client, server)
-}
-
 #[test]
 fn pings_and_a_file_cross_two_vms_without_a_copy() {
     let scene = Scene::new();
-    let (client, server) = hosts(&scene);
+    let (client, server) = scene.hosts();
     let mut switch = scene.switch(&two_vms(CABLES, ""));
     let vms = boot_both(&mut switch);
 
@@ -102,7 +90,7 @@ fn a_capture_comes_out_of_two_vms_byte_for_byte_and_in_order() {
 fn killed_vms_lose_no_buffer_and_serve_again_after_a_boot() {
     let kills = if std::env::var_os("NETVM_LONG_TESTS").is_some() { 50 } else { 5 };
     let scene = Scene::new();
-    let (client, server) = introduced_hosts(&scene);
+    let (client, server) = scene.introduced_hosts();
     let mut switch = scene.switch(&two_vms(CABLES, ""));
     let mut vms = boot_both(&mut switch);
     let flood = Flood::start(&client, &server, Ipv4Addr::new(10, 1, 0, 3), 9000, 5_000).unwrap();
@@ -130,7 +118,7 @@ fn killed_vms_lose_no_buffer_and_serve_again_after_a_boot() {
 #[test]
 fn a_vm_that_is_paused_for_ten_seconds_goes_on_where_it_was() {
     let scene = Scene::new();
-    let (client, server) = introduced_hosts(&scene);
+    let (client, server) = scene.introduced_hosts();
     let mut switch = scene.switch(&two_vms(CABLES, ""));
     let vms = boot_both(&mut switch);
     let flood = Flood::start(&client, &server, Ipv4Addr::new(10, 1, 0, 3), 9000, 2_000).unwrap();
@@ -181,7 +169,7 @@ fn assert_flowing(switch: &mut Switch, flood: Flood) {
 #[test]
 fn functions_killed_inside_a_guest_give_their_buffers_back_by_the_word_of_their_supervisor() {
     let scene = Scene::new();
-    let (client, server) = introduced_hosts(&scene);
+    let (client, server) = scene.introduced_hosts();
     let config = with_script(
         &scene,
         "for kill in 1 2 3 4 5 6; do\nsleep 1; until killall -9 forwarder; do sleep 0.1; done\ndone\n",
@@ -202,7 +190,7 @@ fn functions_killed_inside_a_guest_give_their_buffers_back_by_the_word_of_their_
 #[test]
 fn a_guest_that_reboots_under_traffic_is_served_again() {
     let scene = Scene::new();
-    let (client, server) = introduced_hosts(&scene);
+    let (client, server) = scene.introduced_hosts();
     let mut switch = scene.switch(&with_script(&scene, "sleep 4; reboot -f\n"));
     let vms = boot_both(&mut switch);
     let flood = Flood::start(&client, &server, Ipv4Addr::new(10, 1, 0, 3), 9000, 2_000).unwrap();
