@@ -8,7 +8,7 @@ use toml_edit::Document;
 use crate::book::Book;
 use crate::chain::Chain;
 use crate::cursor::Cursor;
-use crate::domain::Domain;
+use crate::domain::{Domain, Files};
 use crate::endpoint::Endpoint;
 use crate::finding::Findings;
 use crate::ids::{ChainId, DomainId, PortId, ProcessId, ServiceId, VmId};
@@ -135,7 +135,8 @@ fn read_document<'d>(book: &'d Book<'d>, document: &'d Document<&str>, path: &Pa
 fn read_tables(scope: &Scope<'_>, path: &Path) -> Option<Config> {
     let folder = path.parent().unwrap_or(Path::new(""));
     let switch = scope.switch.as_ref().map(Switch::read);
-    let domains = all(scope.domains.iter().map(|(cursor, name)| Domain::read(cursor, name)));
+    let mut files = Files::new();
+    let domains = all(scope.domains.iter().map(|(cursor, name)| Domain::read(cursor, name, &mut files)));
     let mut devices = Devices::new();
     let ports = all(scope.ports.iter().map(|(cursor, name)| Port::read(cursor, name, scope, &mut devices)));
     let services = all((0..)

@@ -1,8 +1,12 @@
 //! A security domain: the packet memory that the VMs of one trust group share.
 
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
 use serde::Serialize;
 
 use crate::cursor::Cursor;
+use crate::finding::Kind;
 use crate::form::{Form, Number, Step};
 use crate::key::{Key, Presence, Table};
 use crate::names::NAME;
@@ -30,6 +34,14 @@ const PAGES: Key = Key {
     presence: Presence::Word(Pages::Hugetlb.word()),
     doc: "Which pages back the memory of the domain.",
 };
+const PATH: Key = Key {
+    name: "path",
+    form: Form::Text("an absolute path of a file without `.` or `..` in it"),
+    presence: Presence::Optional,
+    doc: "A file that the switch makes for the memory of the domain, for launchers other than `netvm boot`; each \
+          control area is the file `PATH.OWNER`. On hugetlbfs, unless `pages` allows ordinary ones. A file cannot \
+          be sealed: whoever truncates it takes the domain down.",
+};
 /// The key by which ports, VMs and processes say where they belong.
 pub(crate) const DOMAIN: Key = Key {
     name: "domain",
@@ -40,7 +52,7 @@ pub(crate) const DOMAIN: Key = Key {
 pub(crate) const TABLE: Table = Table {
     header: "[[domain]]",
     doc: "A security domain: VMs that trust each other with packet bytes.",
-    keys: &[&NAME, &REGION_MIB, &STRIDE, &PAGES],
+    keys: &[&NAME, &REGION_MIB, &STRIDE, &PAGES, &PATH],
 };
 
 words! {
@@ -66,18 +78,25 @@ pub struct Domain {
     pub buffer_stride_bytes: u32,
     /// Which pages back its memory.
     pub pages: Pages,
+    /// The file of its memory; `None`: memory without a name, which is sealed.
+    pub path: Option<PathBuf>,
 }
 
+/// Files that are taken, each with the path of its domain.
+pub(crate) type Files = BTreeMap<String, String>;
+
 impl Domain {
-    pub(crate) fn read(cursor: &Cursor<'_>, name: Option<&str>) -> Option<Self> {
+    pub(crate) fn read(cursor: &Cursor<'_>, name: Option<&str>, files: &mut Files) -> Option<Self> {
         let region_mib = cursor.number(&REGION_MIB);
         let buffer_stride_bytes = cursor.number(&STRIDE);
         let pages = cursor.word(&PAGES).and_then(Pages::from_word);
+        let path = if cursor.has(&PATH) { Some(read_path(cursor, files)) } else { None };
         Some(Self {
             name: name?.to_owned(),
             region_mib: region_mib?,
             buffer_stride_bytes: buffer_stride_bytes?,
             pages: pages?,
+            path: path.map_or(Some(None), |path| path.map(Some))?,
         })
     }
 
@@ -92,4 +111,40 @@ impl Domain {
     pub fn buffer_count(&self) -> u64 {
         (self.region_bytes() - PAGE_BYTES) / u64::from(self.buffer_stride_bytes)
     }
+}
+
+fn read_path(cursor: &Cursor<'_>, files: &mut Files) -> Option<PathBuf> {
+    let text = cursor.text(&PATH)?;
+    let is_plain = |part: &str| !["", ".", ".."].contains(&part);
+    if !text.strip_prefix('/').is_some_and(|rest| rest.split('/').all(is_plain)) {
+        let near = nearest_path(text).map(|near| format!("\"{near}\""));
+        cursor.refuse(&PATH, Kind::Value, PATH.form.rule(), near.into_iter().collect());
+        return None;
+    }
+    if let Some((file, owner)) = files.iter().find(|(file, _)| one_folder_one_name(file, text)) {
+        let rule = format!(
+            "must be another file than {file} of {owner}, also without an ending behind a dot: control areas have those"
+        );
+        cursor.refuse(&PATH, Kind::Conflict, rule, Vec::new());
+        return None;
+    }
+    files.insert(text.to_owned(), cursor.path().to_owned());
+    Some(PathBuf::from(text))
+}
+
+/// Whether one of the two is the other, or may be the file of a control area beside it.
+fn one_folder_one_name(one: &str, other: &str) -> bool {
+    let beside = |file: &str, area: &str| area.strip_prefix(file).is_some_and(|rest| rest.starts_with('.'));
+    one == other || beside(one, other) || beside(other, one)
+}
+
+/// The path without what changes nothing; from the root folder on.
+fn nearest_path(text: &str) -> Option<String> {
+    use std::path::Component;
+    let named = Path::new(text).components().filter_map(|part| match part {
+        Component::Normal(name) => name.to_str(),
+        _ => None,
+    });
+    let near = named.fold(String::new(), |path, name| path + "/" + name);
+    (!near.is_empty() && !text.split('/').any(|part| part == "..")).then_some(near)
 }

@@ -64,7 +64,7 @@ pub struct DomainNeed {
     pub hugepages_2mib: u64,
     /// Those of the region.
     pub region_hugepages: u64,
-    /// Those of the control areas of its VMs and processes.
+    /// Those of the control areas of its VMs and processes: none unless the domain has a `path`.
     pub control_hugepages: u64,
 }
 
@@ -80,7 +80,9 @@ impl DomainNeed {
         let burst_buffers = lcores * BURST_BUFFERS;
         let huge = domain.pages != Pages::Plain;
         let region_hugepages = if huge { domain.region_bytes() / HUGEPAGE_BYTES } else { 0 };
-        let control_hugepages = if huge { control_hugepages(config, &endpoints, lcores) } else { 0 };
+        // Control areas are memory of ordinary pages; as files on hugetlbfs each takes at least one huge page.
+        let files = huge && domain.path.is_some();
+        let control_hugepages = if files { control_hugepages(config, &endpoints, lcores) } else { 0 };
         Self {
             domain: id,
             name: domain.name.clone(),
@@ -110,6 +112,7 @@ impl DomainNeed {
                 region_mib,
                 buffer_stride_bytes: self.buffer_stride_bytes,
                 pages: self.pages,
+                path: None,
             };
             domain.buffer_count() >= self.buffers_min
         })
@@ -145,7 +148,7 @@ fn port_terms(config: &Config, id: DomainId, lcores: u64) -> Vec<PortTerm> {
     config.ports.iter().filter(|port| port.domain == id).map(term).collect()
 }
 
-/// Each VM and process has a control area of its own, on pages of its own.
+/// Each VM and process has a control area of its own, in a file of its own.
 fn control_hugepages(config: &Config, endpoints: &[EndpointListing<'_>], lcores: u64) -> u64 {
     let mut owners: Vec<Owner> = endpoints.iter().map(|endpoint| endpoint.owner).collect();
     owners.dedup();

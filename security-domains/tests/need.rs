@@ -14,7 +14,7 @@ fn shows_each_term_of_the_minimum() {
          \u{20}     2048  quotas: 2 lcores × 1024 of 1 endpoint\n\
          \u{20}      512  bursts in flight: 2 lcores × 256\n\
          \u{20} rings: 4 = 1 endpoint × 2 lcores × 2\n\
-         \u{20} hugepages of 2 MiB: 17 = 16 for the region + 1 for control areas (pages = \"hugetlb-or-plain\")"
+         \u{20} hugepages of 2 MiB: 16 = 16 for the region + 0 for control areas (pages = \"hugetlb-or-plain\")"
     );
 }
 
@@ -26,11 +26,15 @@ fn plain_pages_need_no_hugepages() {
 }
 
 #[test]
-fn each_owner_has_a_control_area_of_its_own() {
-    let config = parse(include_str!("../examples/demo.toml"), "demo.toml").unwrap();
-    let need = &config.needs()[0];
-    assert_eq!((need.region_hugepages, need.control_hugepages, need.rings), (16, 3, 6));
+fn control_areas_take_hugepages_only_as_files() {
+    let text = include_str!("../examples/demo.toml");
+    let need = &parse(text, "demo.toml").unwrap().needs()[0];
+    assert_eq!((need.region_hugepages, need.control_hugepages, need.rings), (16, 0, 6));
     assert_eq!(need.region_mib_min(), Some(16));
+
+    let text = text.replacen("pages = ", "path = \"/dev/hugepages/netvm-blue\"\npages = ", 1);
+    let need = &parse(&text, "demo.toml").unwrap().needs()[0];
+    assert_eq!((need.hugepages_2mib, need.control_hugepages), (19, 3));
 }
 
 #[test]
