@@ -26,4 +26,4 @@ pub mod vlan;
 pub use error::HeaderError;
 pub use ethernet::MacAddress;
 pub use flow::{FlowKey, NotAFlow};
-pub use parse::{Malformed, Network, Parsed, Transport, parse};
+pub use parse::{Link, Malformed, Network, Parsed, Transport, parse};

@@ -13,7 +13,7 @@
 
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use crate::ethernet::ETHERNET_BYTES;
+use crate::ethernet::{ETHERNET_BYTES, MacAddress};
 use crate::flow::{FlowKey, NotAFlow, hash_pair, symmetric_address_hash};
 use crate::ipv4::IPV4_BYTES_MIN;
 use crate::ipv6::{IPV6_BYTES, UpperLayer, is_extension, walk};
@@ -22,12 +22,23 @@ use crate::vlan::VLAN_TAG_BYTES;
 /// What a frame's headers say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Parsed {
+    /// Between which stations it goes; `None` for fewer bytes than an Ethernet header.
+    pub link: Option<Link>,
     /// Tag control information of the outer VLAN tag, if there is one.
     pub vlan: Option<u16>,
     /// Where the network header starts, in bytes from the start of the frame.
     pub network_offset_bytes: u8,
     /// What stands there.
     pub network: Network,
+}
+
+/// The link layer of a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Link {
+    /// To whom.
+    pub destination: MacAddress,
+    /// From whom.
+    pub source: MacAddress,
 }
 
 /// The network layer of a frame.
@@ -135,8 +146,19 @@ pub const VLAN_TAGS_MAX: usize = 2;
 #[must_use]
 pub fn parse(headers: &[u8], frame_bytes: usize) -> Parsed {
     let Some((ethernet, mut rest)) = headers.split_first_chunk::<ETHERNET_BYTES>() else {
-        return malformed_ethernet(Malformed::EthernetTruncated);
+        return malformed_ethernet(None, Malformed::EthernetTruncated);
     };
+    let link = Some(Link {
+        destination: MacAddress([
+            ethernet[0],
+            ethernet[1],
+            ethernet[2],
+            ethernet[3],
+            ethernet[4],
+            ethernet[5],
+        ]),
+        source: MacAddress([ethernet[6], ethernet[7], ethernet[8], ethernet[9], ethernet[10], ethernet[11]]),
+    });
     let mut ethertype = u16::from_be_bytes([ethernet[12], ethernet[13]]);
     let mut offset = ETHERNET_BYTES;
     let mut vlan = None;
@@ -145,7 +167,7 @@ pub fn parse(headers: &[u8], frame_bytes: usize) -> Parsed {
             break;
         }
         let Some((tag, inner)) = rest.split_first_chunk::<VLAN_TAG_BYTES>() else {
-            return malformed_ethernet(Malformed::VlanTruncated);
+            return malformed_ethernet(link, Malformed::VlanTruncated);
         };
         vlan = vlan.or(Some(u16::from_be_bytes([tag[0], tag[1]])));
         ethertype = u16::from_be_bytes([tag[2], tag[3]]);
@@ -159,17 +181,25 @@ pub fn parse(headers: &[u8], frame_bytes: usize) -> Parsed {
         _ if may_carry_ip(ethertype) => Network::Encapsulated { ethertype },
         _ => Network::NotIp { ethertype },
     };
-    Parsed { vlan, network_offset_bytes: saturate(offset), network }
+    Parsed { link, vlan, network_offset_bytes: saturate(offset), network }
 }
 
-fn malformed_ethernet(reason: Malformed) -> Parsed {
-    Parsed { vlan: None, network_offset_bytes: 0, network: Network::Malformed(reason) }
+fn malformed_ethernet(link: Option<Link>, reason: Malformed) -> Parsed {
+    Parsed { link, vlan: None, network_offset_bytes: 0, network: Network::Malformed(reason) }
 }
 
 #[inline]
 #[allow(clippy::cast_possible_truncation, reason = "the minimum fits")]
 fn saturate(offset: usize) -> u8 {
     offset.min(u8::MAX as usize) as u8
+}
+
+/// Whether an EtherType is a VLAN tag of an older kind, which is not looked through: in which VLAN the frame is
+/// cannot be said.
+#[inline]
+#[must_use]
+pub const fn is_unread_tag(ethertype: u16) -> bool {
+    matches!(ethertype, 0x9100 | 0x9200 | 0x9300)
 }
 
 /// VLAN tags beyond the bound, other tag types, MPLS, PPPoE session, provider backbone, TRILL, NSH, CFM-less

@@ -44,6 +44,18 @@ named_enum! {
         /// No chain carries the packet: the port has none, an NF made it outside any, or the chain has changed
         /// and has no such hop.
         NoChain = "no_chain",
+        /// No edge is drawn on which the packet could cross into the other domain.
+        DomainEdgeDenied = "domain_edge_denied",
+        /// The edge carries no more at present.
+        EdgeRate = "edge_rate",
+        /// The domain takes in no more at present.
+        DomainRate = "domain_rate",
+        /// The endpoint may send on no more at present.
+        EndpointRate = "endpoint_rate",
+        /// An observer had no room for one more reference: it loses its own view, the packet goes on.
+        ObserverFull = "observer_full",
+        /// A copy too many of one packet.
+        ReplicateLimit = "replicate_limit",
         /// The ledger says that the buffer is not the lcore's to hand on: a fault of the host.
         LedgerRefused = "ledger_refused",
     }

@@ -15,13 +15,14 @@
 
 use shm_ring::desc::{Kind, Verdict};
 
+use crate::criteria::Match;
 use crate::drop_reason::DropReason;
 use crate::header::HeaderCopy;
 use crate::ids::{ChainId, DomainId, EndpointId, PortId, ServiceId};
 use crate::instance;
 use crate::ledger::PacketPath;
 use crate::liveness::Liveness;
-use crate::rule::{Match, Rule, RuleAction};
+use crate::rule::{Rule, RuleAction};
 use crate::shard::Returned;
 use crate::snapshot::WhenDead;
 
@@ -111,7 +112,7 @@ impl Forwarding {
         let parsed = header.parse();
         path.flow_hash = parsed.symmetric_hash(self.flow_seed);
         for rule in &tables.rules {
-            match rule.evaluate(&parsed) {
+            match rule.criteria.evaluate(&parsed) {
                 Match::No => {}
                 Match::CannotSay(reason) => return drop(path, reason),
                 Match::Yes => match rule.action {

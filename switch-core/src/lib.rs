@@ -29,6 +29,7 @@ mod named;
 
 pub mod audit;
 pub mod counters;
+pub mod criteria;
 mod descriptor;
 pub mod drop_reason;
 pub mod fault;

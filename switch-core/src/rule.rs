@@ -1,197 +1,32 @@
-//! One ingress rule: which packets it is for.
-//!
-//! A rule answers in three ways. It matches, it does not match, or **it cannot be said**, because it asks for
-//! a field that the packet hides. Then the packet is dropped under a named reason, whatever the rule would
-//! have done: going on to the next rule could reach a permissive one that the packet was never meant for.
-//!
-//! | packet | rule with no field but the port | with addresses only | with protocol or ports |
-//! |---|---|---|---|
-//! | whole TCP, UDP, ICMP, other | matches | compared | compared |
-//! | not IP (ARP, LLC, …) | matches | no match | no match |
-//! | fragment, the first one too | matches | compared | no match if an address, or in IPv4 the protocol, differs; else `fragment_unclassified` |
-//! | IPv6 with extension headers | matches | compared | no match if an address differs; else `ipv6_extension_unclassified` |
-//! | tunnel (IP in IP, GRE, ESP, …) | matches | outer ones compared | matches if the rule names that very protocol and no ports; no match if an address differs; else `tunnel_unclassified` |
-//! | encapsulation below IP (MPLS, PPPoE, …) | matches | `tunnel_unclassified` | `tunnel_unclassified` |
-//! | malformed below the addresses | matches | `header_malformed` | `header_malformed` |
-//! | transport header cut short | matches | compared | no match if an address or the protocol differs; else `header_malformed` |
+//! One ingress rule: what happens to the packets of a port that its criteria are for.
 
-use core::net::IpAddr;
-use core::ops::RangeInclusive;
-
-use packet::parse::{IpPacket, is_tunnel};
-use packet::{Network, Parsed, Transport};
-
-use crate::drop_reason::DropReason;
+use crate::criteria::Criteria;
 use crate::ids::{ChainId, PortId};
-
-/// Addresses that share their first bits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Prefix {
-    /// IPv4: network bits and mask.
-    V4 {
-        /// Host bits are zero.
-        network: u32,
-        /// Ones in front.
-        mask: u32,
-    },
-    /// IPv6: network bits and mask.
-    V6 {
-        /// Host bits are zero.
-        network: u128,
-        /// Ones in front.
-        mask: u128,
-    },
-}
-
-impl Prefix {
-    /// The prefix of `length` bits that `address` is in; `None` if the address has fewer bits.
-    #[must_use]
-    pub fn new(address: IpAddr, length: u8) -> Option<Self> {
-        let length = u32::from(length);
-        match address {
-            IpAddr::V4(v4) => {
-                let mask = u32::MAX.checked_shl(32u32.checked_sub(length)?).unwrap_or(0);
-                Some(Self::V4 { network: v4.to_bits() & mask, mask })
-            }
-            IpAddr::V6(v6) => {
-                let mask = u128::MAX.checked_shl(128u32.checked_sub(length)?).unwrap_or(0);
-                Some(Self::V6 { network: v6.to_bits() & mask, mask })
-            }
-        }
-    }
-
-    /// Whether an address is inside; one of the other family never is.
-    #[inline]
-    #[must_use]
-    pub fn contains(&self, address: IpAddr) -> bool {
-        match (*self, address) {
-            (Self::V4 { network, mask }, IpAddr::V4(v4)) => v4.to_bits() & mask == network,
-            (Self::V6 { network, mask }, IpAddr::V6(v6)) => v6.to_bits() & mask == network,
-            _ => false,
-        }
-    }
-}
 
 /// What happens to a packet that a rule matches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RuleAction {
     /// It takes this chain.
     Chain(ChainId),
-    /// It is dropped under [`DropReason::RuleDrop`].
+    /// It is dropped under [`crate::drop_reason::DropReason::RuleDrop`].
     Drop,
 }
 
-/// One ingress rule. A field that is `None` does not ask.
+/// One ingress rule.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rule {
     /// The port whose packets it looks at.
     pub port: PortId,
-    /// IP protocol number.
-    pub protocol: Option<u8>,
-    /// Where the packet is from.
-    pub source: Option<Prefix>,
-    /// Where it goes.
-    pub destination: Option<Prefix>,
-    /// TCP, UDP, UDP-Lite or SCTP source port.
-    pub source_ports: Option<RangeInclusive<u16>>,
-    /// Destination port of the same.
-    pub destination_ports: Option<RangeInclusive<u16>>,
-    /// What happens to a packet that it matches.
+    /// Which of them it is for.
+    pub criteria: Criteria,
+    /// What happens to those.
     pub action: RuleAction,
-}
-
-/// What a rule says of a packet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Match {
-    /// It is for this packet.
-    Yes,
-    /// It is not.
-    No,
-    /// It asks for what the packet hides; the packet goes no further.
-    CannotSay(DropReason),
 }
 
 impl Rule {
     /// A rule for every packet of a port.
     #[must_use]
-    pub const fn for_all_of(port: PortId, action: RuleAction) -> Self {
-        Self {
-            port,
-            protocol: None,
-            source: None,
-            destination: None,
-            source_ports: None,
-            destination_ports: None,
-            action,
-        }
-    }
-
-    /// Holds the rule against a packet's headers. The table in the module's documentation is this function.
-    #[inline]
-    #[must_use]
-    pub fn evaluate(&self, parsed: &Parsed) -> Match {
-        if !self.asks_addresses() && !self.asks_transport() {
-            return Match::Yes;
-        }
-        match &parsed.network {
-            Network::Ip(ip) if !self.matches_addresses(ip) => Match::No,
-            Network::Ip(_) if !self.asks_transport() => Match::Yes,
-            Network::Ip(ip) => self.evaluate_transport(ip),
-            Network::NotIp { .. } => Match::No,
-            Network::Encapsulated { .. } => Match::CannotSay(DropReason::TunnelUnclassified),
-            Network::Malformed(_) => Match::CannotSay(DropReason::HeaderMalformed),
-        }
-    }
-
-    const fn asks_addresses(&self) -> bool {
-        self.source.is_some() || self.destination.is_some()
-    }
-
-    const fn asks_ports(&self) -> bool {
-        self.source_ports.is_some() || self.destination_ports.is_some()
-    }
-
-    const fn asks_transport(&self) -> bool {
-        self.protocol.is_some() || self.asks_ports()
-    }
-
-    fn matches_addresses(&self, ip: &IpPacket) -> bool {
-        self.source.is_none_or(|prefix| prefix.contains(ip.source))
-            && self.destination.is_none_or(|prefix| prefix.contains(ip.destination))
-    }
-
-    /// For a rule that asks for protocol or ports, of a packet whose addresses match.
-    fn evaluate_transport(&self, ip: &IpPacket) -> Match {
-        let is_protocol = self.protocol.is_none_or(|protocol| protocol == ip.protocol);
-        match ip.transport {
-            Transport::Ports { source, destination } => {
-                let matches = is_protocol
-                    && self.source_ports.as_ref().is_none_or(|ports| ports.contains(&source))
-                    && self.destination_ports.as_ref().is_none_or(|ports| ports.contains(&destination));
-                if matches { Match::Yes } else { Match::No }
-            }
-            Transport::Icmp { .. } | Transport::Other => {
-                if is_protocol && !self.asks_ports() {
-                    Match::Yes
-                } else {
-                    Match::No
-                }
-            }
-            // The receiver puts fragments of one protocol together, so in IPv4 another protocol is certain;
-            // unless that protocol is a tunnel, behind which the asked one may be. In IPv6 the protocol
-            // stands in the first fragment only.
-            Transport::Fragment if ip.source.is_ipv4() && !is_protocol && !is_tunnel(ip.protocol) => {
-                Match::No
-            }
-            Transport::Fragment => Match::CannotSay(DropReason::FragmentUnclassified),
-            Transport::Ipv6Extension => Match::CannotSay(DropReason::Ipv6ExtensionUnclassified),
-            Transport::Tunnel if self.protocol == Some(ip.protocol) && !self.asks_ports() => Match::Yes,
-            Transport::Tunnel => Match::CannotSay(DropReason::TunnelUnclassified),
-            Transport::Truncated if !is_protocol => Match::No,
-            Transport::Truncated => Match::CannotSay(DropReason::HeaderMalformed),
-        }
+    pub fn for_all_of(port: PortId, action: RuleAction) -> Self {
+        Self { port, criteria: Criteria::default(), action }
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -2,9 +2,10 @@
 
 use security_domains as config;
 use security_domains::Config;
+use switch_core::criteria::{Criteria, Prefix};
 use switch_core::forwarding::Forwarding;
 use switch_core::ids::{ChainId, DomainId, PortId, ServiceId};
-use switch_core::rule::{Prefix, Rule, RuleAction};
+use switch_core::rule::{Rule, RuleAction};
 use switch_core::snapshot::{
     ChainSpec, EndpointSpec, ForwardingSpec, PortSpec, ServiceSpec, SnapshotError, Target, WhenDead,
 };
@@ -58,11 +59,14 @@ fn rule(rule: &config::Rule) -> Rule {
     let ports = |range: &config::PortRange| range.first..=range.last;
     Rule {
         port: PortId(rule.port.0),
-        protocol: rule.proto,
-        source: rule.src.as_ref().and_then(prefix),
-        destination: rule.dst.as_ref().and_then(prefix),
-        source_ports: rule.sport.as_ref().map(ports),
-        destination_ports: rule.dport.as_ref().map(ports),
+        criteria: Criteria {
+            protocol: rule.proto,
+            source: rule.src.as_ref().and_then(prefix),
+            destination: rule.dst.as_ref().and_then(prefix),
+            source_ports: rule.sport.as_ref().map(ports),
+            destination_ports: rule.dport.as_ref().map(ports),
+            ..Criteria::default()
+        },
         action: match rule.action {
             config::RuleAction::Chain(id) => RuleAction::Chain(ChainId(id.0)),
             config::RuleAction::Drop => RuleAction::Drop,

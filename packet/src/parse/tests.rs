@@ -80,6 +80,14 @@ fn v6(next_header: u8, payload: &[u8]) -> Vec<u8> {
 }
 
 #[test]
+fn the_stations_are_read_in_the_order_of_the_wire() {
+    let frame = ethernet(ETHERTYPE_ARP, &[]);
+    let link = Link { destination: MacAddress([2; 6]), source: MacAddress([4; 6]) };
+    assert_eq!(parse(&frame, frame.len()).link, Some(link));
+    assert_eq!(parse(&frame[..13], 13).link, None);
+}
+
+#[test]
 fn finds_the_flow_of_tcp_over_ipv4() {
     let key = parse_frame(&v4(6, &PORTS)).flow_key().unwrap();
     let expected = FlowKey {

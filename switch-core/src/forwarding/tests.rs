@@ -7,6 +7,7 @@
 use shm_ring::desc::{Kind, Verdict};
 
 use super::*;
+use crate::criteria::Criteria;
 use crate::ids::BufferIndex;
 use crate::snapshot::{
     ChainSpec, EndpointSpec, ForwardingSpec, PortSpec, ServiceSpec, SnapshotError, Target,
@@ -90,6 +91,10 @@ fn rule(action: RuleAction) -> Rule {
     Rule::for_all_of(CLIENT, action)
 }
 
+fn rule_for(criteria: Criteria, action: RuleAction) -> Rule {
+    Rule { criteria, ..rule(action) }
+}
+
 #[test]
 fn a_packet_passes_every_hop_of_its_chain_and_leaves() {
     let forwarding = spec().build().unwrap();
@@ -119,8 +124,11 @@ fn both_directions_of_a_flow_meet_one_instance() {
 fn the_first_rule_that_matches_wins() {
     let mut spec = spec();
     spec.rules = vec![
-        Rule { destination_ports: Some(22..=22), ..rule(RuleAction::Drop) },
-        Rule { destination_ports: Some(20..=30), ..rule(RuleAction::Chain(ChainId(2))) },
+        rule_for(Criteria { destination_ports: Some(22..=22), ..Criteria::default() }, RuleAction::Drop),
+        rule_for(
+            Criteria { destination_ports: Some(20..=30), ..Criteria::default() },
+            RuleAction::Chain(ChainId(2)),
+        ),
         Rule { port: SERVER, ..rule(RuleAction::Drop) },
     ];
     let forwarding = spec.build().unwrap();
@@ -138,7 +146,10 @@ fn the_first_rule_that_matches_wins() {
 fn a_fragment_does_not_fall_through_to_a_permissive_rule() {
     let mut spec = spec();
     spec.rules = vec![
-        Rule { protocol: Some(6), destination_ports: Some(22..=22), ..rule(RuleAction::Drop) },
+        rule_for(
+            Criteria { protocol: Some(6), destination_ports: Some(22..=22), ..Criteria::default() },
+            RuleAction::Drop,
+        ),
         rule(RuleAction::Chain(ChainId(0))),
     ];
     let mut frame = ipv4([10, 0, 0, 1], [10, 0, 0, 2], 6, &ports(1000, 22));
@@ -150,7 +161,8 @@ fn a_fragment_does_not_fall_through_to_a_permissive_rule() {
 #[test]
 fn a_permissive_transport_rule_does_not_take_a_fragment() {
     let mut spec = spec();
-    spec.rules = vec![Rule { protocol: Some(6), ..rule(RuleAction::Chain(ChainId(2))) }];
+    spec.rules =
+        vec![rule_for(Criteria { protocol: Some(6), ..Criteria::default() }, RuleAction::Chain(ChainId(2)))];
     let mut frame = ipv4([10, 0, 0, 1], [10, 0, 0, 2], 6, &ports(1000, 22));
     frame[14 + 6] = 0x20;
     let decision = spec.build().unwrap().ingress(CLIENT, &HeaderCopy::of_frame(&frame), &all_live());

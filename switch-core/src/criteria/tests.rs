@@ -1,4 +1,4 @@
-//! The table of the module's documentation, cell by cell.
+//! The tables of the module's documentation, cell by cell.
 
 use super::*;
 use crate::header::HeaderCopy;
@@ -8,8 +8,8 @@ const TCP: u8 = 6;
 const UDP: u8 = 17;
 const GRE: u8 = 47;
 
-fn any() -> Rule {
-    Rule::for_all_of(PortId(0), RuleAction::Drop)
+fn any() -> Criteria {
+    Criteria::default()
 }
 
 fn prefix(text: &str) -> Prefix {
@@ -17,24 +17,24 @@ fn prefix(text: &str) -> Prefix {
     Prefix::new(address.parse().unwrap(), length.parse().unwrap()).unwrap()
 }
 
-fn from_here() -> Rule {
-    Rule { source: Some(prefix("10.0.0.0/24")), ..any() }
+fn from_here() -> Criteria {
+    Criteria { source: Some(prefix("10.0.0.0/24")), ..any() }
 }
 
-fn from_elsewhere() -> Rule {
-    Rule { source: Some(prefix("10.0.1.0/24")), ..any() }
+fn from_elsewhere() -> Criteria {
+    Criteria { source: Some(prefix("10.0.1.0/24")), ..any() }
 }
 
-fn of_protocol(protocol: u8) -> Rule {
-    Rule { protocol: Some(protocol), ..any() }
+fn of_protocol(protocol: u8) -> Criteria {
+    Criteria { protocol: Some(protocol), ..any() }
 }
 
-fn to_port(port: u16) -> Rule {
-    Rule { destination_ports: Some(port..=port), ..any() }
+fn to_port(port: u16) -> Criteria {
+    Criteria { destination_ports: Some(port..=port), ..any() }
 }
 
-fn evaluate(rule: &Rule, frame: &[u8]) -> Match {
-    rule.evaluate(&HeaderCopy::of_frame(frame).parse())
+fn evaluate(criteria: &Criteria, frame: &[u8]) -> Match {
+    criteria.evaluate(&HeaderCopy::of_frame(frame).parse())
 }
 
 fn v4(protocol: u8) -> Vec<u8> {
@@ -57,6 +57,102 @@ fn a_rule_without_fields_matches_everything() {
     }
 }
 
+/// From station 4 to station 2, as all test frames, in the VLANs of `tags`, outermost first.
+fn tagged(tags: &[(u16, u16)]) -> Vec<u8> {
+    let mut frame = v4(TCP);
+    for (ethertype, control) in tags.iter().rev() {
+        let tag = [ethertype.to_be_bytes(), control.to_be_bytes()].concat();
+        frame.splice(12..12, tag);
+    }
+    frame
+}
+
+fn in_vlan(vlan: u16) -> Criteria {
+    Criteria { vlan: Some(vlan), ..any() }
+}
+
+fn between(source: u8, destination: u8) -> Criteria {
+    let station = |last| Some(MacAddress([last; 6]));
+    Criteria { source_mac: station(source), destination_mac: station(destination), ..any() }
+}
+
+#[test]
+fn the_number_of_the_outer_tag_is_compared_without_its_priority() {
+    let frame = tagged(&[(0x88a8, 0xf064), (0x8100, 7)]);
+    assert_eq!(evaluate(&in_vlan(100), &frame), Match::Yes);
+    for other in [7, 99, 101, 100 | 1 << 11] {
+        assert_eq!(evaluate(&in_vlan(other), &frame), Match::No, "{other}");
+    }
+}
+
+#[test]
+fn a_frame_without_a_tag_is_in_no_vlan() {
+    assert_eq!(evaluate(&in_vlan(1), &v4(TCP)), Match::No);
+    assert_eq!(evaluate(&in_vlan(1), &ethernet(0x8847, &[0; 40])), Match::No);
+    assert_eq!(
+        evaluate(&in_vlan(1), &tagged(&[(0x8100, 0xe000)])),
+        Match::No,
+        "a tag for its priority alone"
+    );
+}
+
+#[test]
+fn a_tag_that_is_not_read_hides_the_vlan() {
+    let frame = tagged(&[(0x9100, 100)]);
+    assert_eq!(evaluate(&in_vlan(100), &frame), Match::CannotSay(DropReason::TunnelUnclassified));
+    let below_a_tag = tagged(&[(0x8100, 100), (0x9100, 5)]);
+    assert_eq!(evaluate(&in_vlan(100), &below_a_tag), Match::Yes);
+}
+
+#[test]
+fn a_frame_that_ends_within_its_header_or_tag_hides_what_is_behind() {
+    let frame = tagged(&[(0x8100, 100)]);
+    let cannot_say = Match::CannotSay(DropReason::HeaderMalformed);
+    assert_eq!(evaluate(&in_vlan(100), &frame[..17]), cannot_say);
+    assert_eq!(evaluate(&in_vlan(100), &frame[..18]), Match::Yes);
+    assert_eq!(evaluate(&between(4, 2), &frame[..13]), cannot_say);
+    assert_eq!(evaluate(&between(4, 2), &frame[..14]), Match::Yes);
+    let elsewhere = Criteria { vlan: Some(100), ..between(4, 3) };
+    assert_eq!(evaluate(&elsewhere, &frame[..17]), Match::No, "another station is certain");
+}
+
+#[test]
+fn both_stations_are_compared_in_every_bit() {
+    let frame = v4(TCP);
+    assert_eq!(evaluate(&between(4, 2), &frame), Match::Yes);
+    assert_eq!(evaluate(&between(2, 4), &frame), Match::No);
+    for bit in 0..48 {
+        let mut address = MacAddress([4; 6]);
+        address.0[bit / 8] ^= 1 << (bit % 8);
+        let criteria = Criteria { source_mac: Some(address), ..any() };
+        assert_eq!(evaluate(&criteria, &frame), Match::No, "{address}");
+    }
+}
+
+#[test]
+fn stations_and_vlan_are_known_of_what_hides_the_rest() {
+    let fragmented = fragment(TCP);
+    let asking = Criteria { protocol: Some(TCP), ..between(4, 2) };
+    assert_eq!(evaluate(&asking, &fragmented), Match::CannotSay(DropReason::FragmentUnclassified));
+    assert_eq!(evaluate(&Criteria { protocol: Some(TCP), ..between(4, 3) }, &fragmented), Match::No);
+}
+
+#[test]
+fn only_criteria_without_any_field_are_for_all() {
+    assert!(any().are_for_all());
+    let with_one_field = [
+        in_vlan(1),
+        Criteria { source_mac: Some(MacAddress::default()), ..any() },
+        Criteria { destination_mac: Some(MacAddress::default()), ..any() },
+        of_protocol(TCP),
+        from_here(),
+        Criteria { destination: Some(prefix("0.0.0.0/0")), ..any() },
+        Criteria { source_ports: Some(0..=u16::MAX), ..any() },
+        to_port(80),
+    ];
+    assert!(with_one_field.iter().all(|criteria| !criteria.are_for_all()));
+}
+
 #[test]
 fn a_whole_packet_is_compared_field_by_field() {
     let frame = v4(TCP);
@@ -66,7 +162,7 @@ fn a_whole_packet_is_compared_field_by_field() {
     for rule in [from_elsewhere(), of_protocol(UDP), to_port(81)] {
         assert_eq!(evaluate(&rule, &frame), Match::No);
     }
-    let all = Rule {
+    let all = Criteria {
         protocol: Some(TCP),
         source: Some(prefix("10.0.0.1/32")),
         destination: Some(prefix("0.0.0.0/0")),
@@ -79,7 +175,7 @@ fn a_whole_packet_is_compared_field_by_field() {
 
 #[test]
 fn a_port_range_holds_both_of_its_ends() {
-    let rule = Rule { destination_ports: Some(80..=90), ..any() };
+    let rule = Criteria { destination_ports: Some(80..=90), ..any() };
     let to = |port| ipv4([10, 0, 0, 1], [10, 0, 0, 2], UDP, &ports(1, port));
     assert_eq!(evaluate(&rule, &to(80)), Match::Yes);
     assert_eq!(evaluate(&rule, &to(90)), Match::Yes);
@@ -114,7 +210,7 @@ fn a_fragment_never_matches_a_rule_with_transport_fields() {
 #[test]
 fn what_a_fragment_does_show_can_rule_it_out() {
     assert_eq!(evaluate(&of_protocol(UDP), &fragment(TCP)), Match::No);
-    assert_eq!(evaluate(&Rule { protocol: Some(TCP), ..from_elsewhere() }, &fragment(TCP)), Match::No);
+    assert_eq!(evaluate(&Criteria { protocol: Some(TCP), ..from_elsewhere() }, &fragment(TCP)), Match::No);
     // A fragmented tunnel may carry the asked protocol inside.
     let cannot_say = Match::CannotSay(DropReason::FragmentUnclassified);
     assert_eq!(evaluate(&of_protocol(TCP), &fragment(4)), cannot_say);
@@ -128,7 +224,7 @@ fn an_ipv6_fragment_says_nothing_of_its_protocol() {
     let cannot_say = Match::CannotSay(DropReason::FragmentUnclassified);
     assert_eq!(evaluate(&of_protocol(TCP), &frame), cannot_say);
     assert_eq!(evaluate(&of_protocol(44), &frame), cannot_say);
-    assert_eq!(evaluate(&Rule { source: Some(prefix("2001:db8::/32")), ..any() }, &frame), Match::Yes);
+    assert_eq!(evaluate(&Criteria { source: Some(prefix("2001:db8::/32")), ..any() }, &frame), Match::Yes);
 }
 
 #[test]
@@ -140,7 +236,7 @@ fn extension_headers_hide_the_transport_from_every_rule_that_asks_for_it() {
     for rule in [of_protocol(TCP), of_protocol(UDP), of_protocol(60), to_port(80), to_port(81)] {
         assert_eq!(evaluate(&rule, &frame), cannot_say);
     }
-    let other_source = Rule { source: Some(prefix("2001:db9::/32")), ..to_port(80) };
+    let other_source = Criteria { source: Some(prefix("2001:db9::/32")), ..to_port(80) };
     assert_eq!(evaluate(&other_source, &frame), Match::No);
 }
 
@@ -150,9 +246,9 @@ fn a_tunnel_matches_only_a_rule_for_that_very_tunnel() {
     assert_eq!(evaluate(&of_protocol(GRE), &v4(GRE)), Match::Yes);
     assert_eq!(evaluate(&of_protocol(TCP), &v4(GRE)), cannot_say);
     assert_eq!(evaluate(&to_port(80), &v4(GRE)), cannot_say);
-    assert_eq!(evaluate(&Rule { protocol: Some(GRE), ..to_port(80) }, &v4(GRE)), cannot_say);
+    assert_eq!(evaluate(&Criteria { protocol: Some(GRE), ..to_port(80) }, &v4(GRE)), cannot_say);
     assert_eq!(evaluate(&from_here(), &v4(GRE)), Match::Yes);
-    assert_eq!(evaluate(&Rule { protocol: Some(TCP), ..from_elsewhere() }, &v4(GRE)), Match::No);
+    assert_eq!(evaluate(&Criteria { protocol: Some(TCP), ..from_elsewhere() }, &v4(GRE)), Match::No);
 }
 
 #[test]
