@@ -3,18 +3,19 @@
 use serde::Serialize;
 
 use crate::cursor::Cursor;
+use crate::finding::Kind;
 use crate::form::Form;
-use crate::ids::{DomainId, PortId, ServiceId};
+use crate::ids::{ChainId, DomainId, PortId, ServiceId};
 use crate::key::{Key, Presence, Table};
 use crate::names::NAME;
 use crate::scope::Scope;
 
 const HOP: Form = Form::Reference(&["service"]);
-const PATH: Key = Key {
+pub(crate) const PATH: Key = Key {
     name: "path",
     form: Form::List { of: &HOP, min: 1, max: 32 },
     presence: Presence::Needed,
-    doc: "Services in the order in which packets visit them.",
+    doc: "Services in the order in which packets visit them; from one domain to the next over an edge.",
 };
 pub(crate) const EGRESS: Key = Key {
     name: "egress",
@@ -22,10 +23,16 @@ pub(crate) const EGRESS: Key = Key {
     presence: Presence::Needed,
     doc: "The port where packets leave after the last service.",
 };
+const OBSERVERS: Key = Key {
+    name: "observers",
+    form: Form::List { of: &HOP, min: 0, max: 8 },
+    presence: Presence::Empty,
+    doc: "Observer services that are shown each packet that enters the chain.",
+};
 pub(crate) const TABLE: Table = Table {
     header: "[[chain]]",
-    doc: "Services in order, then a port; all in one domain.",
-    keys: &[&NAME, &PATH, &EGRESS],
+    doc: "Services in order, then a port.",
+    keys: &[&NAME, &PATH, &EGRESS, &OBSERVERS],
 };
 
 /// Services in order, then a port.
@@ -33,36 +40,81 @@ pub(crate) const TABLE: Table = Table {
 pub struct Chain {
     /// Its name.
     pub name: String,
-    /// The domain of its services and of its egress.
+    /// The domain of its first service: where its packets start.
     pub domain: DomainId,
     /// Services in the order in which packets visit them; a service may come twice.
     pub path: Vec<ServiceId>,
     /// Where packets leave after the last service.
     pub egress: PortId,
+    /// Observer services that are shown each packet that enters, of the domain where it starts.
+    pub observers: Vec<ServiceId>,
 }
 
 impl Chain {
-    pub(crate) fn read(cursor: &Cursor<'_>, name: Option<&str>, scope: &Scope<'_>) -> Option<Self> {
-        let egress = cursor.reference(&EGRESS, &scope.ports.names).map(PortId);
-        let domain = egress.and_then(|port| scope.port_domains[port.index()]);
-        let path = read_path(cursor, domain, scope);
-        Some(Self { name: name?.to_owned(), domain: domain?, path: path?, egress: egress? })
+    pub(crate) fn read(
+        cursor: &Cursor<'_>,
+        id: ChainId,
+        name: Option<&str>,
+        scope: &Scope<'_>,
+    ) -> Option<Self> {
+        let path = read_path(cursor, scope);
+        let last = path.as_ref().and_then(|path| path.last()).and_then(|last| scope.service_domain(last.0));
+        let egress = read_egress(cursor, last, scope);
+        let observers = read_observers(cursor, id, scope);
+        Some(Self {
+            name: name?.to_owned(),
+            domain: scope.chain_domains[id.index()]?,
+            path: path?,
+            egress: egress?,
+            observers: observers?,
+        })
     }
 }
 
-fn read_path(cursor: &Cursor<'_>, domain: Option<DomainId>, scope: &Scope<'_>) -> Option<Vec<ServiceId>> {
+fn read_path(cursor: &Cursor<'_>, scope: &Scope<'_>) -> Option<Vec<ServiceId>> {
     let mut path = Some(Vec::new());
+    let mut before = None;
     for (place, value) in cursor.list(&PATH)? {
-        let service = cursor.resolve(&place, value, &HOP, &[&scope.services.names]);
-        let legal = service.filter(|&(_, service)| {
-            let candidates = domain.into_iter().flat_map(|domain| scope.services_of(domain));
-            let found = scope.service_domain(service);
-            scope.same_domain(cursor, &place, "a service", (found, domain), candidates)
+        let service =
+            cursor.resolve(&place, value, &HOP, &[&scope.services.names]).map(|(_, service)| service);
+        let here = service.and_then(|service| scope.service_domain(service));
+        let legal = service.filter(|&service| {
+            let candidates = before.into_iter().flat_map(|domain| scope.hops_of(domain));
+            scope.is_hop(cursor, &place, service)
+                && scope.leads(cursor, &place, "a service", (before, here.as_slice()), candidates)
         });
         match legal {
-            Some((_, service)) => path.iter_mut().for_each(|path| path.push(ServiceId(service))),
+            Some(service) => path.iter_mut().for_each(|path| path.push(ServiceId(service))),
             None => path = None,
         }
+        before = here;
     }
     path
+}
+
+fn read_egress(cursor: &Cursor<'_>, last: Option<DomainId>, scope: &Scope<'_>) -> Option<PortId> {
+    let egress = PortId(cursor.reference(&EGRESS, &scope.ports.names)?);
+    let candidates = last.into_iter().flat_map(|domain| scope.ports_of(domain));
+    let to = &scope.port_domains[egress.index()];
+    scope.leads(cursor, &cursor.place(&EGRESS), "a port", (last, to), candidates).then_some(egress)
+}
+
+fn read_observers(cursor: &Cursor<'_>, id: ChainId, scope: &Scope<'_>) -> Option<Vec<ServiceId>> {
+    let mut observers = Some(Vec::new());
+    for (place, value) in cursor.list(&OBSERVERS)? {
+        let service = cursor.resolve(&place, value, &HOP, &[&scope.services.names]);
+        let legal = service
+            .map(|(_, service)| ServiceId(service))
+            .filter(|&service| scope.may_observe(cursor, &place, service, id));
+        let Some(service) = legal else {
+            observers = None;
+            continue;
+        };
+        if observers.as_ref().is_some_and(|list: &Vec<ServiceId>| list.contains(&service)) {
+            cursor.refuse_at(&place, Kind::Conflict, "must be listed once", Vec::new());
+            observers = None;
+        }
+        observers.iter_mut().for_each(|list| list.push(service));
+    }
+    observers
 }

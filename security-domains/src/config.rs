@@ -9,10 +9,12 @@ use crate::book::Book;
 use crate::chain::Chain;
 use crate::cursor::Cursor;
 use crate::domain::{Domain, Files};
+use crate::edge::Edge;
 use crate::endpoint::Endpoint;
 use crate::finding::Findings;
 use crate::ids::{ChainId, DomainId, PortId, ProcessId, ServiceId, VmId};
 use crate::need::DomainNeed;
+use crate::policy::Policy;
 use crate::port::{Devices, Port};
 use crate::process::Process;
 use crate::rule::Rule;
@@ -21,6 +23,7 @@ use crate::service::Service;
 use crate::source::Source;
 use crate::switch::Switch;
 use crate::vm::Vm;
+use crate::{access, domain, nf_settings};
 
 /// A checked configuration. Ids are positions in these lists, which are in file order.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -39,10 +42,14 @@ pub struct Config {
     pub chains: Vec<Chain>,
     /// Which packets take another chain; the first match wins.
     pub rules: Vec<Rule>,
+    /// Which packets may cross from one domain into another; the first match wins.
+    pub edges: Vec<Edge>,
     /// Guests.
     pub vms: Vec<Vm>,
     /// NFs as host processes.
     pub processes: Vec<Process>,
+    /// What violations lead to.
+    pub policies: Vec<Policy>,
 }
 
 /// Whose endpoint it is.
@@ -69,6 +76,8 @@ pub struct EndpointListing<'c> {
     pub position: u16,
     /// The owner's domain.
     pub domain: DomainId,
+    /// The domain whose region it works in: the owner's, or its hidden one.
+    pub region: DomainId,
     /// `owner/service`; with `#position` behind it if the owner has that service twice.
     pub name: String,
 }
@@ -122,11 +131,18 @@ fn read(text: &str, path: &Path, file: &str) -> Result<Config, Findings> {
 }
 
 fn read_document<'d>(book: &'d Book<'d>, document: &'d Document<&str>, path: &Path) -> Option<Config> {
+    let known: Vec<&str> = scope::TABLE.keys.iter().map(|key| key.name).collect();
+    if nf_settings::refuse(book, document.as_table(), &known) {
+        return None;
+    }
     let root = Cursor::root(book, &scope::TABLE, document.as_table());
     let scope = Scope::gather(&root);
     let config = read_tables(&scope, path)?;
-    for (need, cursor) in config.needs().iter().zip(&scope.domains.cursors) {
-        need.check(cursor);
+    let hidden = config.hidden_domains();
+    let declared = scope.domains.cursors.iter().map(|cursor| (cursor, &domain::REGION_MIB));
+    let private = hidden.iter().map(|hidden| (scope.owner_cursor(hidden.owner), &access::REGION_MIB));
+    for (need, (cursor, key)) in config.needs().iter().zip(declared.chain(private)) {
+        need.check(cursor, key);
     }
     Some(config)
 }
@@ -138,12 +154,18 @@ fn read_tables(scope: &Scope<'_>, path: &Path) -> Option<Config> {
     let mut files = Files::new();
     let domains = all(scope.domains.iter().map(|(cursor, name)| Domain::read(cursor, name, &mut files)));
     let mut devices = Devices::new();
-    let ports = all(scope.ports.iter().map(|(cursor, name)| Port::read(cursor, name, scope, &mut devices)));
+    let ports = all((0..)
+        .zip(scope.ports.iter())
+        .map(|(id, (cursor, name))| Port::read(cursor, PortId(id), name, scope, &mut devices)));
     let services = all((0..)
         .zip(scope.services.iter())
         .map(|(id, (cursor, name))| Service::read(cursor, ServiceId(id), name, scope)));
-    let chains = all(scope.chains.iter().map(|(cursor, name)| Chain::read(cursor, name, scope)));
+    let chains = all((0..)
+        .zip(scope.chains.iter())
+        .map(|(id, (cursor, name))| Chain::read(cursor, ChainId(id), name, scope)));
     let rules = all(scope.rules.iter().map(|cursor| Rule::read(cursor, scope)));
+    let edges = all(scope.edges.iter().map(|cursor| Edge::read(cursor, scope)));
+    let policies = all(scope.policies.iter().map(|cursor| Policy::read(cursor, scope)));
     let mut next_endpoint = 0;
     let vms =
         all(scope.vm_tables.iter().zip(scope.vms.iter()).map(|(owner, (_, name))| {
@@ -161,8 +183,10 @@ fn read_tables(scope: &Scope<'_>, path: &Path) -> Option<Config> {
         services: services?,
         chains: chains?,
         rules: rules?,
+        edges: edges?,
         vms: vms?,
         processes: processes?,
+        policies: policies?,
     })
 }
 
@@ -183,22 +207,26 @@ impl Config {
     /// Every endpoint in the order of its id, with its owner, domain, service and quota.
     #[must_use]
     pub fn endpoints(&self) -> Vec<EndpointListing<'_>> {
+        let hidden = self.hidden_domains();
+        let places = |owner, domain| {
+            let private = hidden.iter().find(|hidden| hidden.owner == owner);
+            (owner, domain, private.map_or(domain, |hidden| hidden.id))
+        };
         let vms = (0..).zip(&self.vms).flat_map(|(id, vm)| {
             let own: Vec<&Endpoint> = vm.endpoints.iter().map(|endpoint| &endpoint.endpoint).collect();
-            self.listings(Owner::Vm(VmId(id)), &vm.name, vm.domain, own)
+            self.listings(places(Owner::Vm(VmId(id)), vm.domain), &vm.name, own)
         });
         let processes = (0..).zip(&self.processes).flat_map(|(id, process)| {
             let own = process.endpoints.iter().collect();
-            self.listings(Owner::Process(ProcessId(id)), &process.name, process.domain, own)
+            self.listings(places(Owner::Process(ProcessId(id)), process.domain), &process.name, own)
         });
         vms.chain(processes).collect()
     }
 
     fn listings<'c>(
         &'c self,
-        owner: Owner,
+        (owner, domain, region): (Owner, DomainId, DomainId),
         owner_name: &'c str,
-        domain: DomainId,
         own: Vec<&'c Endpoint>,
     ) -> Vec<EndpointListing<'c>> {
         let listing = |(position, endpoint): (u16, &&'c Endpoint)| {
@@ -209,15 +237,15 @@ impl Config {
             } else {
                 format!("{owner_name}/{service}")
             };
-            EndpointListing { endpoint, owner, owner_name, position, domain, name }
+            EndpointListing { endpoint, owner, owner_name, position, domain, region, name }
         };
         (0..).zip(&own).map(listing).collect()
     }
 
-    /// What each domain needs at least, in the order of the domains.
+    /// What each domain needs at least, in the order of their ids: the declared ones, then the hidden ones.
     #[must_use]
     pub fn needs(&self) -> Vec<DomainNeed> {
-        (0..).zip(&self.domains).map(|(id, _)| DomainNeed::of(self, DomainId(id))).collect()
+        DomainNeed::all(self)
     }
 
     /// The folder that relative paths in the file count from.

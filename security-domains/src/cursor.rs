@@ -145,6 +145,11 @@ impl<'d> Cursor<'d> {
         None
     }
 
+    /// As [`Self::number`]; `Some(None)` where the key is missing.
+    pub(crate) fn optional_number(&self, key: &Key) -> Option<Option<u32>> {
+        if self.has(key) { self.number(key).map(Some) } else { Some(None) }
+    }
+
     /// A number whose form keeps it within 16 bits.
     pub(crate) fn number_u16(&self, key: &Key) -> Option<u16> {
         self.number(key).and_then(|number| u16::try_from(number).ok())
@@ -280,6 +285,20 @@ impl<'d> Cursor<'d> {
     /// The id that a reference stands for, if it stands for one; no finding otherwise.
     pub(crate) fn peek_reference(&self, key: &Key, names: &NameTable) -> Option<u16> {
         names.find(self.spelt(key)?)
+    }
+
+    /// The id that the first name in a list stands for. No finding.
+    pub(crate) fn peek_first_reference(&self, key: &Key, names: &NameTable) -> Option<u16> {
+        names.find(self.item(key)?.as_array()?.get(0)?.as_str()?)
+    }
+
+    /// The ids that the names in a list stand for; none if one of them stands for nothing. No finding.
+    pub(crate) fn peek_references(&self, key: &Key, names: &NameTable) -> Vec<u16> {
+        let list = self.item(key).and_then(Item::as_array);
+        let ids: Option<Vec<u16>> = list
+            .map(|list| list.iter().map(|value| names.find(value.as_str()?)).collect())
+            .unwrap_or_default();
+        ids.unwrap_or_default()
     }
 
     /// The string of a key, legal or not; no finding if there is none.

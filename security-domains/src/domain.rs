@@ -9,6 +9,7 @@ use crate::cursor::Cursor;
 use crate::finding::Kind;
 use crate::form::{Form, Number, Step};
 use crate::key::{Key, Presence, Table};
+use crate::limit::{Limit, LimitKeys};
 use crate::names::NAME;
 use crate::word::words;
 
@@ -42,7 +43,17 @@ const PATH: Key = Key {
           control area is the file `PATH.OWNER`. On hugetlbfs, unless `pages` allows ordinary ones. A file cannot \
           be sealed: whoever truncates it takes the domain down.",
 };
-/// The key by which ports, VMs and processes say where they belong.
+const SHARE: Key = Key {
+    name: "share",
+    form: Form::Number(Number::between(1, 1000)),
+    presence: Presence::Number(1),
+    doc: "Its weight where domains compete for an lcore's cycles or for a shared port.",
+};
+const LIMIT: LimitKeys = LimitKeys::new(
+    "Most packets that enter it in a second, from ports, over edges and made in it; what is above is dropped as domain_rate.",
+    "Most megabits that enter it in a second, counted likewise; what is above is dropped as domain_rate.",
+);
+/// The key by which VMs and processes say where they belong.
 pub(crate) const DOMAIN: Key = Key {
     name: "domain",
     form: Form::Reference(&["domain"]),
@@ -52,7 +63,7 @@ pub(crate) const DOMAIN: Key = Key {
 pub(crate) const TABLE: Table = Table {
     header: "[[domain]]",
     doc: "A security domain: VMs that trust each other with packet bytes.",
-    keys: &[&NAME, &REGION_MIB, &STRIDE, &PAGES, &PATH],
+    keys: &[&NAME, &REGION_MIB, &STRIDE, &PAGES, &PATH, &SHARE, &LIMIT.pps, &LIMIT.mbit],
 };
 
 words! {
@@ -80,6 +91,11 @@ pub struct Domain {
     pub pages: Pages,
     /// The file of its memory; `None`: memory without a name, which is sealed.
     pub path: Option<PathBuf>,
+    /// Its weight where domains compete.
+    pub share: u16,
+    /// How much may enter it.
+    #[serde(flatten)]
+    pub limit: Limit,
 }
 
 /// Files that are taken, each with the path of its domain.
@@ -91,12 +107,16 @@ impl Domain {
         let buffer_stride_bytes = cursor.number(&STRIDE);
         let pages = cursor.word(&PAGES).and_then(Pages::from_word);
         let path = if cursor.has(&PATH) { Some(read_path(cursor, files)) } else { None };
+        let share = cursor.number_u16(&SHARE);
+        let limit = Limit::read(cursor, &LIMIT);
         Some(Self {
             name: name?.to_owned(),
             region_mib: region_mib?,
             buffer_stride_bytes: buffer_stride_bytes?,
             pages: pages?,
             path: path.map_or(Some(None), |path| path.map(Some))?,
+            share: share?,
+            limit: limit?,
         })
     }
 
@@ -109,7 +129,7 @@ impl Domain {
     /// Buffers that fit behind the first page of the region.
     #[must_use]
     pub fn buffer_count(&self) -> u64 {
-        (self.region_bytes() - PAGE_BYTES) / u64::from(self.buffer_stride_bytes)
+        buffers_in(self.region_mib, self.buffer_stride_bytes)
     }
 }
 
@@ -147,4 +167,9 @@ fn nearest_path(text: &str) -> Option<String> {
     });
     let near = named.fold(String::new(), |path, name| path + "/" + name);
     (!near.is_empty() && !text.split('/').any(|part| part == "..")).then_some(near)
+}
+
+/// Buffers that fit behind the first page of a region.
+pub(crate) fn buffers_in(region_mib: u32, buffer_stride_bytes: u32) -> u64 {
+    ((u64::from(region_mib) << 20) - PAGE_BYTES) / u64::from(buffer_stride_bytes)
 }

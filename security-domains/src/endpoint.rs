@@ -2,11 +2,13 @@
 
 use serde::Serialize;
 
+use crate::access::{Access, PINNED_BUFFERS};
 use crate::cursor::Cursor;
 use crate::finding::Kind;
 use crate::form::{Form, Number};
 use crate::ids::{EndpointId, ServiceId};
 use crate::key::{Key, Presence};
+use crate::limit::{Limit, LimitKeys};
 use crate::scope::{OwnerTables, Scope};
 
 pub(crate) const SERVICE: Key = Key {
@@ -34,6 +36,11 @@ pub(crate) const CREDIT: Key = Key {
     doc: "Empty buffers that each lcore lends it at once, to make packets of its own; at most its quota.",
 };
 
+pub(crate) const LIMIT: LimitKeys = LimitKeys::new(
+    "Most packets that it gives back in a second, drops aside; what is above is dropped as endpoint_rate.",
+    "Most megabits that it gives back in a second, drops aside; what is above is dropped as endpoint_rate.",
+);
+
 /// One NF thread: its service and what it may hold.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Endpoint {
@@ -41,12 +48,16 @@ pub struct Endpoint {
     pub id: EndpointId,
     /// The service that it is an instance of.
     pub service: ServiceId,
-    /// Most buffers that it holds at once, of each lcore: it bounds one ring back to the host.
+    /// Most buffers that it holds, or as an observer has references to, at once, of each lcore: it bounds one
+    /// ring back to the host.
     pub quota_buffers: u32,
     /// Slots of each ring.
     pub ring_slots: u32,
     /// Empty buffers that each lcore lends it at once.
     pub credit_buffers: u32,
+    /// How much it may give back.
+    #[serde(flatten)]
+    pub limit: Limit,
 }
 
 impl Endpoint {
@@ -57,15 +68,20 @@ impl Endpoint {
         scope: &Scope<'_>,
     ) -> Option<Self> {
         let service = read_service(cursor, owner, scope);
-        let quota_buffers = cursor.number(&QUOTA);
+        let quota_buffers = read_quota(cursor, owner);
         let ring_slots = cursor.number(&RING_SLOTS);
         let credit_buffers = read_credit(cursor, quota_buffers);
+        let limit = Limit::read(cursor, &LIMIT);
+        if owner.access.is_some_and(Access::observes) {
+            refuse_giving(cursor)?;
+        }
         Some(Self {
             id,
             service: service?,
             quota_buffers: quota_buffers?,
             ring_slots: ring_slots?,
             credit_buffers: credit_buffers?,
+            limit: limit?,
         })
     }
 }
@@ -83,11 +99,49 @@ fn read_service(cursor: &Cursor<'_>, owner: &OwnerTables<'_>, scope: &Scope<'_>)
             scope.domain_name(found),
             home.first_owner,
         );
-        let near = crate::cursor::quoted(scope.services_of(domain).take(2));
+        let near = crate::cursor::quoted(scope.services_of(domain, home.observes).take(2));
         cursor.refuse(&SERVICE, Kind::Conflict, rule, near);
         return None;
     }
+    let observes = owner.access.map(Access::observes);
+    if let (Some(home), Some(observes)) = (home, observes)
+        && home.observes != observes
+    {
+        let [wanted, found] = if observes { ["observers", "others"] } else { ["others", "observers"] };
+        let rule = format!(
+            "must be a service of {wanted}, not of {found} as {} makes it: the NFs of a service either all observe or none",
+            home.first_owner,
+        );
+        cursor.refuse(&SERVICE, Kind::Conflict, rule, Vec::new());
+        return None;
+    }
     Some(ServiceId(service))
+}
+
+/// An observer holds no buffer; its references have a limit of their own, which bounds its rings likewise.
+fn read_quota(cursor: &Cursor<'_>, owner: &OwnerTables<'_>) -> Option<u32> {
+    if owner.access != Some(Access::Observer) {
+        return cursor.number(&QUOTA);
+    }
+    if cursor.has(&QUOTA) {
+        let rule = format!("must be left out: {} bounds what an observer has", PINNED_BUFFERS.name);
+        cursor.refuse(&QUOTA, Kind::Conflict, rule, Vec::new());
+        return None;
+    }
+    owner.cursor.peek_number(&PINNED_BUFFERS)
+}
+
+/// Refuses the keys that are about packets which an observer never sends.
+fn refuse_giving(cursor: &Cursor<'_>) -> Option<()> {
+    let mut legal = true;
+    for key in [&CREDIT, &LIMIT.pps, &LIMIT.mbit] {
+        if cursor.has(key) {
+            let rule = "must be left out: what an observer gives back goes nowhere";
+            cursor.refuse(key, Kind::Conflict, rule, Vec::new());
+            legal = false;
+        }
+    }
+    legal.then_some(())
 }
 
 fn read_credit(cursor: &Cursor<'_>, quota_buffers: Option<u32>) -> Option<u32> {

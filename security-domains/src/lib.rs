@@ -9,20 +9,28 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
+mod access;
 mod book;
 mod chain;
 mod config;
 mod cursor;
 mod domain;
+mod edge;
 mod endpoint;
 mod finding;
+mod flow;
 pub mod form;
+mod hidden;
 mod ids;
 pub mod key;
+mod limit;
+mod mac;
 mod manual;
 mod names;
 mod nearest;
 mod need;
+mod nf_settings;
+mod policy;
 mod port;
 mod prefix;
 mod process;
@@ -35,19 +43,26 @@ mod switch;
 mod vm;
 mod word;
 
+pub use access::{Access, Pins};
 pub use chain::Chain;
 pub use config::{Config, EndpointListing, Owner, load, parse};
 pub use domain::{Domain, PAGE_BYTES, Pages};
+pub use edge::Edge;
 pub use endpoint::Endpoint;
 pub use finding::{Finding, Findings, Kind};
+pub use flow::{Flows, PortRange};
+pub use hidden::HiddenDomain;
 pub use ids::{ChainId, DomainId, EndpointId, PortId, ProcessId, ServiceId, VmId};
+pub use limit::Limit;
+pub use mac::Mac;
 pub use manual::key_tables;
-pub use need::{BURST_BUFFERS, DomainNeed, PortTerm};
+pub use need::{BURST_BUFFERS, CROSSING_BUFFERS, DomainNeed, PortTerm};
+pub use policy::{Policy, PolicyAction, Violation};
 pub use port::{FRAME_HEADER_BYTES, HEADROOM_BYTES, Port};
 pub use prefix::Prefix;
 pub use process::Process;
-pub use rule::{PortRange, Rule, RuleAction};
+pub use rule::{Rule, RuleAction};
 pub use schema::schema;
 pub use service::{Service, Target, WhenDead};
 pub use switch::{Idle, Switch};
-pub use vm::{Access, Vm, VmEndpoint, VmFile};
+pub use vm::{Vm, VmEndpoint, VmFile};

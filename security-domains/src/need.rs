@@ -6,12 +6,15 @@ use serde::Serialize;
 
 use crate::config::{Config, EndpointListing, Owner};
 use crate::cursor::Cursor;
-use crate::domain::{Domain, Pages, REGION_MIB};
+use crate::domain::{Pages, buffers_in};
 use crate::finding::Kind;
 use crate::ids::DomainId;
+use crate::key::Key;
 
 /// Buffers in flight through one lcore: four bursts of 64.
 pub const BURST_BUFFERS: u64 = 4 * 64;
+/// Buffers that one lcore copies into a domain at once: a burst.
+pub const CROSSING_BUFFERS: u64 = 64;
 
 const HUGEPAGE_BYTES: u64 = 2 << 20;
 /// Smallest control area: it becomes a PCI BAR.
@@ -26,14 +29,16 @@ pub struct PortTerm {
     pub rx_slots: u64,
     /// Transmit descriptors of each lcore's queue.
     pub tx_slots: u64,
-    /// `lcores × (rx_slots + tx_slots)`.
+    /// Whether domains share it: then received frames wait in a pool of the host, not here.
+    pub shared: bool,
+    /// `lcores × (rx_slots + tx_slots)`; of a shared one `lcores × tx_slots`.
     pub buffers: u64,
 }
 
 /// What a domain has and what it needs at least.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct DomainNeed {
-    /// The domain.
+    /// The domain, declared or hidden.
     pub domain: DomainId,
     /// Its name.
     pub name: String,
@@ -52,10 +57,12 @@ pub struct DomainNeed {
     pub ports: Vec<PortTerm>,
     /// Its endpoints.
     pub endpoints: u64,
-    /// `lcores ×` the sum of the quotas of its endpoints.
+    /// `lcores ×` the sum of the quotas of its endpoints, and of what its observers may have references to.
     pub quota_buffers: u64,
     /// `lcores ×` [`BURST_BUFFERS`].
     pub burst_buffers: u64,
+    /// `lcores ×` [`CROSSING_BUFFERS`] if packets are copied into it from another domain, else 0.
+    pub crossing_buffers: u64,
     /// One ring each way between each endpoint and each lcore.
     pub rings: u64,
     /// Which pages back its memory.
@@ -68,35 +75,77 @@ pub struct DomainNeed {
     pub control_hugepages: u64,
 }
 
+/// The memory of a domain, declared or hidden.
+struct Memory {
+    id: DomainId,
+    name: String,
+    region_mib: u32,
+    buffer_stride_bytes: u32,
+    pages: Pages,
+    /// Whether it has a `path`.
+    files: bool,
+    crossed_into: bool,
+}
+
+fn memories(config: &Config) -> Vec<Memory> {
+    let hidden = config.hidden_domains();
+    let declared = (0..).map(DomainId).zip(&config.domains).map(|(id, domain)| Memory {
+        id,
+        name: domain.name.clone(),
+        region_mib: domain.region_mib,
+        buffer_stride_bytes: domain.buffer_stride_bytes,
+        pages: domain.pages,
+        files: domain.path.is_some(),
+        crossed_into: config.edges.iter().any(|edge| edge.to == id)
+            || hidden.iter().any(|hidden| hidden.parent == id && !hidden.observes),
+    });
+    let private = hidden.iter().map(|hidden| Memory {
+        id: hidden.id,
+        name: hidden.name.clone(),
+        region_mib: hidden.region_mib,
+        buffer_stride_bytes: hidden.buffer_stride_bytes,
+        pages: hidden.pages,
+        files: config.domains[hidden.parent.index()].path.is_some(),
+        crossed_into: true,
+    });
+    declared.chain(private).collect()
+}
+
 impl DomainNeed {
-    pub(crate) fn of(config: &Config, id: DomainId) -> Self {
-        let domain = &config.domains[id.index()];
+    pub(crate) fn all(config: &Config) -> Vec<Self> {
+        memories(config).into_iter().map(|memory| Self::of(config, memory)).collect()
+    }
+
+    fn of(config: &Config, memory: Memory) -> Self {
+        let Memory { id, name, region_mib, buffer_stride_bytes, pages, files, crossed_into } = memory;
         let lcores = config.switch.lcores.len() as u64;
         let ports = port_terms(config, id, lcores);
         let endpoints: Vec<EndpointListing<'_>> =
-            config.endpoints().into_iter().filter(|endpoint| endpoint.domain == id).collect();
+            config.endpoints().into_iter().filter(|endpoint| endpoint.region == id).collect();
         let quotas: u64 = endpoints.iter().map(|listing| u64::from(listing.endpoint.quota_buffers)).sum();
         let quota_buffers = lcores * quotas;
         let burst_buffers = lcores * BURST_BUFFERS;
-        let huge = domain.pages != Pages::Plain;
-        let region_hugepages = if huge { domain.region_bytes() / HUGEPAGE_BYTES } else { 0 };
+        let crossing_buffers = if crossed_into { lcores * CROSSING_BUFFERS } else { 0 };
+        let queues: u64 = ports.iter().map(|term| term.buffers).sum();
+        let huge = pages != Pages::Plain;
+        let region_hugepages = if huge { (u64::from(region_mib) << 20) / HUGEPAGE_BYTES } else { 0 };
         // Control areas are memory of ordinary pages; as files on hugetlbfs each takes at least one huge page.
-        let files = huge && domain.path.is_some();
-        let control_hugepages = if files { control_hugepages(config, &endpoints, lcores) } else { 0 };
+        let control_hugepages = if huge && files { control_hugepages(config, &endpoints, lcores) } else { 0 };
         Self {
             domain: id,
-            name: domain.name.clone(),
-            region_mib: domain.region_mib,
-            buffer_stride_bytes: domain.buffer_stride_bytes,
-            buffers_available: domain.buffer_count(),
-            buffers_min: ports.iter().map(|term| term.buffers).sum::<u64>() + quota_buffers + burst_buffers,
+            name,
+            region_mib,
+            buffer_stride_bytes,
+            buffers_available: buffers_in(region_mib, buffer_stride_bytes),
+            buffers_min: queues + quota_buffers + burst_buffers + crossing_buffers,
             lcores,
             ports,
             endpoints: endpoints.len() as u64,
             quota_buffers,
             burst_buffers,
+            crossing_buffers,
             rings: endpoints.len() as u64 * lcores * 2,
-            pages: domain.pages,
+            pages,
             hugepages_2mib: region_hugepages + control_hugepages,
             region_hugepages,
             control_hugepages,
@@ -106,20 +155,13 @@ impl DomainNeed {
     /// The smallest legal region with enough buffers, if there is one.
     #[must_use]
     pub fn region_mib_min(&self) -> Option<u32> {
-        (1..=20).map(|exponent| 1 << exponent).find(|&region_mib| {
-            let domain = Domain {
-                name: String::new(),
-                region_mib,
-                buffer_stride_bytes: self.buffer_stride_bytes,
-                pages: self.pages,
-                path: None,
-            };
-            domain.buffer_count() >= self.buffers_min
-        })
+        (1..=20)
+            .map(|exponent| 1 << exponent)
+            .find(|&region_mib| buffers_in(region_mib, self.buffer_stride_bytes) >= self.buffers_min)
     }
 
     /// Refuses a region with fewer buffers than the minimum.
-    pub(crate) fn check(&self, cursor: &Cursor<'_>) {
+    pub(crate) fn check(&self, cursor: &Cursor<'_>, key: &Key) {
         if self.buffers_available >= self.buffers_min {
             return;
         }
@@ -130,22 +172,29 @@ impl DomainNeed {
             self.buffers_available,
         );
         let near = self.region_mib_min().map(|region_mib| region_mib.to_string());
-        cursor.refuse(&REGION_MIB, Kind::Conflict, rule, near.into_iter().collect());
+        cursor.refuse(key, Kind::Conflict, rule, near.into_iter().collect());
     }
 
     fn formula(&self) -> String {
         let ports: u64 = self.ports.iter().map(|term| term.buffers).sum();
-        let Self { quota_buffers, burst_buffers, .. } = self;
-        format!("{ports} for port queues + {quota_buffers} for quotas + {burst_buffers} for bursts")
+        let Self { quota_buffers, burst_buffers, crossing_buffers, .. } = self;
+        let mut formula =
+            format!("{ports} for port queues + {quota_buffers} for quotas + {burst_buffers} for bursts");
+        if *crossing_buffers > 0 {
+            formula.push_str(&format!(" + {crossing_buffers} for copies from other domains"));
+        }
+        formula
     }
 }
 
 fn port_terms(config: &Config, id: DomainId, lcores: u64) -> Vec<PortTerm> {
     let term = |port: &crate::port::Port| {
         let (rx_slots, tx_slots) = (u64::from(port.rx_slots), u64::from(port.tx_slots));
-        PortTerm { port: port.name.clone(), rx_slots, tx_slots, buffers: lcores * (rx_slots + tx_slots) }
+        let shared = port.is_shared();
+        let slots = if shared { tx_slots } else { rx_slots + tx_slots };
+        PortTerm { port: port.name.clone(), rx_slots, tx_slots, shared, buffers: lcores * slots }
     };
-    config.ports.iter().filter(|port| port.domain == id).map(term).collect()
+    config.ports.iter().filter(|port| port.domains.contains(&id)).map(term).collect()
 }
 
 /// Each VM and process has a control area of its own, in a file of its own.
@@ -188,12 +237,26 @@ impl fmt::Display for DomainNeed {
             f,
             "domain {name}: {buffers_available} buffers of {buffer_stride_bytes} B in {region_mib} MiB; needs at least {buffers_min}:"
         )?;
-        for PortTerm { port, rx_slots, tx_slots, buffers } in &self.ports {
-            writeln!(f, "  {buffers:>8}  port {port}: {threads} × ({rx_slots} rx + {tx_slots} tx slots)")?;
+        for PortTerm { port, rx_slots, tx_slots, shared, buffers } in &self.ports {
+            if *shared {
+                writeln!(f, "  {buffers:>8}  shared port {port}: {threads} × {tx_slots} tx slots")?;
+            } else {
+                writeln!(
+                    f,
+                    "  {buffers:>8}  port {port}: {threads} × ({rx_slots} rx + {tx_slots} tx slots)"
+                )?;
+            }
         }
         let quotas = self.quota_buffers / lcores;
         writeln!(f, "  {:>8}  quotas: {threads} × {quotas} of {endpoints}", self.quota_buffers)?;
         writeln!(f, "  {:>8}  bursts in flight: {threads} × {BURST_BUFFERS}", self.burst_buffers)?;
+        if self.crossing_buffers > 0 {
+            let Self { crossing_buffers, .. } = self;
+            writeln!(
+                f,
+                "  {crossing_buffers:>8}  copies from other domains: {threads} × {CROSSING_BUFFERS}"
+            )?;
+        }
         writeln!(f, "  rings: {} = {endpoints} × {threads} × 2", self.rings)?;
         write!(
             f,

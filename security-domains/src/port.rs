@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use crate::cursor::Cursor;
-use crate::domain::{DOMAIN, STRIDE};
+use crate::domain::STRIDE;
 use crate::finding::Kind;
 use crate::form::{Form, Number};
-use crate::ids::{ChainId, DomainId};
+use crate::ids::{ChainId, DomainId, PortId};
 use crate::key::{Key, Presence, Table};
 use crate::names::NAME;
 use crate::scope::Scope;
@@ -27,7 +27,21 @@ const DEVICE: Key = Key {
     presence: Presence::Needed,
     doc: "The device behind it: a DPDK virtual device with its arguments, or a PCI address.",
 };
-const CHAIN: Key = Key {
+/// An exclusive port says `domain`, a shared one `domains`.
+pub(crate) const DOMAIN: Key = Key {
+    name: "domain",
+    form: Form::Reference(&["domain"]),
+    presence: Presence::Optional,
+    doc: "The domain it belongs to. Either this or domains.",
+};
+const ONE_DOMAIN: Form = Form::Reference(&["domain"]);
+pub(crate) const DOMAINS: Key = Key {
+    name: "domains",
+    form: Form::List { of: &ONE_DOMAIN, min: 1, max: 64 },
+    presence: Presence::Optional,
+    doc: "The domains that share it; packets that match no rule go to the first. Either this or domain.",
+};
+pub(crate) const CHAIN: Key = Key {
     name: "chain",
     form: Form::Reference(&["chain"]),
     presence: Presence::Needed,
@@ -60,7 +74,7 @@ const TX_SLOTS: Key = Key {
 pub(crate) const TABLE: Table = Table {
     header: "[[port]]",
     doc: "An edge of the switch.",
-    keys: &[&NAME, &DEVICE, &DOMAIN, &CHAIN, &MTU, &PACED, &RX_SLOTS, &TX_SLOTS],
+    keys: &[&NAME, &DEVICE, &DOMAIN, &DOMAINS, &CHAIN, &MTU, &PACED, &RX_SLOTS, &TX_SLOTS],
 };
 
 /// An edge of the switch.
@@ -70,8 +84,8 @@ pub struct Port {
     pub name: String,
     /// `net_…` with arguments, or a PCI address.
     pub device: String,
-    /// Whose region its packets land in.
-    pub domain: DomainId,
+    /// To whom it belongs; with several, its packets are copied once into the region of one of them.
+    pub domains: Vec<DomainId>,
     /// What enters here takes this chain, unless a rule says otherwise.
     pub chain: ChainId,
     /// Largest IP packet.
@@ -90,21 +104,22 @@ pub(crate) type Devices = BTreeMap<String, String>;
 impl Port {
     pub(crate) fn read(
         cursor: &Cursor<'_>,
+        id: PortId,
         name: Option<&str>,
         scope: &Scope<'_>,
         devices: &mut Devices,
     ) -> Option<Self> {
         let device = read_device(cursor, devices);
-        let domain = cursor.reference(&DOMAIN, &scope.domains.names).map(DomainId);
-        let chain = read_chain(cursor, scope, domain);
-        let mtu_bytes = read_mtu(cursor, scope, domain);
+        let domains = read_domains(cursor, scope);
+        let chain = read_chain(cursor, id, scope);
+        let mtu_bytes = read_mtu(cursor, id, scope);
         let paced = cursor.flag(&PACED);
         let rx_slots = cursor.number_u16(&RX_SLOTS);
         let tx_slots = cursor.number_u16(&TX_SLOTS);
         Some(Self {
             name: name?.to_owned(),
             device: device?,
-            domain: domain?,
+            domains: domains?,
             chain: chain?,
             mtu_bytes: mtu_bytes?,
             paced: paced?,
@@ -114,28 +129,67 @@ impl Port {
     }
 }
 
-fn read_chain(cursor: &Cursor<'_>, scope: &Scope<'_>, domain: Option<DomainId>) -> Option<ChainId> {
-    let chain = cursor.reference(&CHAIN, &scope.chains.names)?;
-    let found = scope.chain_domains[usize::from(chain)];
-    let candidates = domain.into_iter().flat_map(|domain| scope.chains_of(domain));
-    scope
-        .same_domain(cursor, &cursor.place(&CHAIN), "a chain", (found, domain), candidates)
-        .then_some(ChainId(chain))
+impl Port {
+    /// The domain where packets go that match no rule; that of the whole port unless it is shared.
+    #[must_use]
+    pub fn domain(&self) -> DomainId {
+        self.domains[0]
+    }
+
+    /// Whether several domains have it.
+    #[must_use]
+    pub fn is_shared(&self) -> bool {
+        self.domains.len() > 1
+    }
 }
 
-fn read_mtu(cursor: &Cursor<'_>, scope: &Scope<'_>, domain: Option<DomainId>) -> Option<u16> {
-    let mtu_bytes = cursor.number(&MTU)?;
-    let Some(domain) = domain else { return u16::try_from(mtu_bytes).ok() };
-    let stride_bytes = scope.domains.cursors[domain.index()].peek_number(&STRIDE)?;
-    let room_bytes = stride_bytes - HEADROOM_BYTES - FRAME_HEADER_BYTES;
-    if mtu_bytes > room_bytes {
-        let rule = format!(
-            "must be at most {room_bytes} in domain {}: {} of {stride_bytes}, less {HEADROOM_BYTES} of headroom and {FRAME_HEADER_BYTES} of frame headers",
-            scope.domain_name(domain),
-            STRIDE.name,
-        );
-        cursor.refuse(&MTU, Kind::Conflict, rule, vec![room_bytes.to_string()]);
+fn read_domains(cursor: &Cursor<'_>, scope: &Scope<'_>) -> Option<Vec<DomainId>> {
+    if !cursor.has(&DOMAINS) {
+        if !cursor.has(&DOMAIN) {
+            cursor.refuse(&DOMAIN, Kind::Value, DOMAIN.form.rule(), Vec::new());
+        }
+        return cursor.reference(&DOMAIN, &scope.domains.names).map(|domain| vec![DomainId(domain)]);
+    }
+    if cursor.has(&DOMAIN) {
+        let rule = "must be left out where domain is given";
+        cursor.refuse(&DOMAINS, Kind::Conflict, rule, Vec::new());
         return None;
+    }
+    let mut domains = Some(Vec::new());
+    for (place, value) in cursor.list(&DOMAINS)? {
+        let found = cursor.resolve(&place, value, &ONE_DOMAIN, &[&scope.domains.names]);
+        let domain = found.map(|(_, domain)| DomainId(domain));
+        if domain.is_some_and(|domain| domains.as_ref().is_some_and(|list: &Vec<_>| list.contains(&domain))) {
+            cursor.refuse_at(&place, Kind::Conflict, "must be listed once", Vec::new());
+            domains = None;
+        }
+        match domain {
+            Some(domain) => domains.iter_mut().for_each(|list| list.push(domain)),
+            None => domains = None,
+        }
+    }
+    domains
+}
+
+fn read_chain(cursor: &Cursor<'_>, id: PortId, scope: &Scope<'_>) -> Option<ChainId> {
+    let chain = ChainId(cursor.reference(&CHAIN, &scope.chains.names)?);
+    scope.chain_starts_at(cursor, &CHAIN, chain, Some(id)).then_some(chain)
+}
+
+fn read_mtu(cursor: &Cursor<'_>, id: PortId, scope: &Scope<'_>) -> Option<u16> {
+    let mtu_bytes = cursor.number(&MTU)?;
+    for &domain in &scope.port_domains[id.index()] {
+        let stride_bytes = scope.domains.cursors[domain.index()].peek_number(&STRIDE)?;
+        let room_bytes = stride_bytes - HEADROOM_BYTES - FRAME_HEADER_BYTES;
+        if mtu_bytes > room_bytes {
+            let rule = format!(
+                "must be at most {room_bytes} in domain {}: {} of {stride_bytes}, less {HEADROOM_BYTES} of headroom and {FRAME_HEADER_BYTES} of frame headers",
+                scope.domain_name(domain),
+                STRIDE.name,
+            );
+            cursor.refuse(&MTU, Kind::Conflict, rule, vec![room_bytes.to_string()]);
+            return None;
+        }
     }
     u16::try_from(mtu_bytes).ok()
 }

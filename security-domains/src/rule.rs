@@ -1,24 +1,15 @@
-//! A rule: which packets of a port take another chain, or are dropped.
+//! A rule: which packets of a port take another chain, are shown to an observer, or are dropped.
 
-use std::fmt;
+use serde::Serialize;
 
-use serde::{Serialize, Serializer};
-use toml_edit::Value;
-
-use crate::cursor::{Cursor, quoted};
+use crate::cursor::Cursor;
 use crate::finding::Kind;
-use crate::form::{Form, Number};
-use crate::ids::{ChainId, DomainId, PortId};
+use crate::flow::{DMAC, DPORT, DST, Flows, PROTO, SMAC, SPORT, SRC, VLAN};
+use crate::form::Form;
+use crate::ids::{ChainId, PortId, ServiceId};
 use crate::key::{Key, Presence, Table};
-use crate::nearest::nearest;
-use crate::prefix::Prefix;
+use crate::port;
 use crate::scope::Scope;
-
-const ICMP: u8 = 1;
-const TCP: u8 = 6;
-const UDP: u8 = 17;
-const ICMP6: u8 = 58;
-const PROTOCOLS: [(&str, u8); 4] = [("tcp", TCP), ("udp", UDP), ("icmp", ICMP), ("icmp6", ICMP6)];
 
 const PORT: Key = Key {
     name: "port",
@@ -26,42 +17,11 @@ const PORT: Key = Key {
     presence: Presence::Needed,
     doc: "The port where the packet enters.",
 };
-const PROTO: Key = Key {
-    name: "proto",
-    form: Form::NumberOrText(Number::between(0, 255), "one of \"tcp\", \"udp\", \"icmp\", \"icmp6\""),
-    presence: Presence::Optional,
-    doc: "The IP protocol, as a word or its number.",
-};
-const SRC: Key = Key {
-    name: "src",
-    form: Form::Text("an IPv4 or IPv6 prefix like 10.0.0.0/8 or 2001:db8::/32"),
-    presence: Presence::Optional,
-    doc: "Prefix of the source address; host bits zero.",
-};
-const DST: Key = Key {
-    name: "dst",
-    form: SRC.form,
-    presence: Presence::Optional,
-    doc: "Prefix of the destination address; host bits zero.",
-};
-const PORTS: Form = Form::NumberOrText(Number::between(0, 65_535), "a range \"first-last\"");
-const SPORT: Key = Key {
-    name: "sport",
-    form: PORTS,
-    presence: Presence::Optional,
-    doc: "Source port or range of ports; needs proto tcp or udp.",
-};
-const DPORT: Key = Key {
-    name: "dport",
-    form: PORTS,
-    presence: Presence::Optional,
-    doc: "Destination port or range of ports; needs proto tcp or udp.",
-};
 const CHAIN: Key = Key {
     name: "chain",
     form: Form::Reference(&["chain"]),
     presence: Presence::Optional,
-    doc: "The chain that matching packets take. Either this or drop.",
+    doc: "The chain that matching packets take. Either this or drop; with observe alone, the port's chain.",
 };
 const DROP: Key = Key {
     name: "drop",
@@ -69,20 +29,17 @@ const DROP: Key = Key {
     presence: Presence::Flag(false),
     doc: "Drops matching packets, counted as rule_drop. Either this or chain.",
 };
+const OBSERVE: Key = Key {
+    name: "observe",
+    form: Form::Reference(&["service"]),
+    presence: Presence::Optional,
+    doc: "The observer service that is shown matching packets.",
+};
 pub(crate) const TABLE: Table = Table {
     header: "[[rule]]",
     doc: "Which packets of a port take another chain; the first match wins.",
-    keys: &[&PORT, &PROTO, &SRC, &DST, &SPORT, &DPORT, &CHAIN, &DROP],
+    keys: &[&PORT, &VLAN, &SMAC, &DMAC, &PROTO, &SRC, &DST, &SPORT, &DPORT, &CHAIN, &DROP, &OBSERVE],
 };
-
-/// Transport ports from `first` to `last`, both included.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct PortRange {
-    /// Lowest port that matches.
-    pub first: u16,
-    /// Highest port that matches.
-    pub last: u16,
-}
 
 /// What happens to a matching packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -94,111 +51,41 @@ pub enum RuleAction {
     Drop,
 }
 
-/// Which packets of a port take another chain, or are dropped.
+/// Which packets of a port take another chain, are shown to an observer, or are dropped.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Rule {
     /// Where the packet enters.
     pub port: PortId,
-    /// The IP protocol; `None` matches all.
-    pub proto: Option<u8>,
-    /// The source address; `None` matches all.
-    pub src: Option<Prefix>,
-    /// The destination address; `None` matches all. Same family as `src`.
-    pub dst: Option<Prefix>,
-    /// The source port; `None` matches all. Only with TCP or UDP.
-    pub sport: Option<PortRange>,
-    /// The destination port; `None` matches all. Only with TCP or UDP.
-    pub dport: Option<PortRange>,
+    /// Which packets.
+    #[serde(flatten)]
+    pub flows: Flows,
     /// What happens to a packet that matches.
     pub action: RuleAction,
+    /// Who is shown a packet that matches; never with [`RuleAction::Drop`].
+    pub observe: Option<ServiceId>,
 }
 
 impl Rule {
     pub(crate) fn read(cursor: &Cursor<'_>, scope: &Scope<'_>) -> Option<Self> {
         let port = cursor.reference(&PORT, &scope.ports.names).map(PortId);
-        let domain = port.and_then(|port| scope.port_domains[port.index()]);
-        let proto = optional(cursor, &PROTO, read_proto);
-        let src = optional(cursor, &SRC, read_prefix);
-        let dst = optional(cursor, &DST, read_prefix);
-        let sport = optional(cursor, &SPORT, read_ports);
-        let dport = optional(cursor, &DPORT, read_ports);
-        let action = read_action(cursor, scope, domain);
-        let matched = one_family(cursor, src?, dst?, proto?) & ports_have_proto(cursor, proto?);
-        matched.then_some(())?;
-        Some(Self {
-            port: port?,
-            proto: proto?,
-            src: src?,
-            dst: dst?,
-            sport: sport?,
-            dport: dport?,
-            action: action?,
-        })
+        let flows = Flows::read(cursor);
+        let action = read_action(cursor, scope, port);
+        let observe = read_observe(cursor, scope, action);
+        Some(Self { port: port?, flows: flows?, action: action?, observe: observe? })
     }
 }
 
-/// `Some(None)`: the key is missing. `None`: there is a finding.
-fn optional<T>(
-    cursor: &Cursor<'_>,
-    key: &Key,
-    read: fn(&Cursor<'_>, &Key, &Value) -> Option<T>,
-) -> Option<Option<T>> {
-    if !cursor.has(key) {
-        return Some(None);
-    }
-    read(cursor, key, cursor.value(key)?).map(Some)
-}
-
-fn read_proto(cursor: &Cursor<'_>, key: &Key, value: &Value) -> Option<u8> {
-    let number = value.as_integer().and_then(|number| u8::try_from(number).ok());
-    let word = value.as_str().unwrap_or_default();
-    let named = PROTOCOLS.iter().find(|(name, _)| *name == word).map(|&(_, number)| number);
-    let proto = number.or(named);
-    if proto.is_none() {
-        let near = quoted(nearest(word, PROTOCOLS.iter().map(|(name, _)| *name)));
-        cursor.refuse(key, Kind::Value, key.form.rule(), if word.is_empty() { Vec::new() } else { near });
-    }
-    proto
-}
-
-fn read_prefix(cursor: &Cursor<'_>, key: &Key, _: &Value) -> Option<Prefix> {
-    Prefix::parse(cursor.text(key)?)
-        .map_err(|error| {
-            let near = error.nearest.map(|prefix| format!("\"{prefix}\""));
-            cursor.refuse(key, Kind::Value, error.rule, near.into_iter().collect());
-        })
-        .ok()
-}
-
-fn read_ports(cursor: &Cursor<'_>, key: &Key, value: &Value) -> Option<PortRange> {
-    let single = value.as_integer().and_then(|port| u16::try_from(port).ok());
-    let (first, last) = match (single, value.as_str().and_then(parse_range)) {
-        (Some(port), _) => (port, port),
-        (None, Some(range)) => range,
-        (None, None) => {
-            cursor.refuse(key, Kind::Value, key.form.rule(), Vec::new());
-            return None;
-        }
-    };
-    if first > last {
-        let rule = "must be a range whose first port is not above its last";
-        cursor.refuse(key, Kind::Value, rule, vec![format!("\"{last}-{first}\"")]);
-        return None;
-    }
-    Some(PortRange { first, last })
-}
-
-fn parse_range(text: &str) -> Option<(u16, u16)> {
-    let (first, last) = text.split_once('-')?;
-    let port = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok())?;
-    Some((port(first)?, port(last)?))
-}
-
-fn read_action(cursor: &Cursor<'_>, scope: &Scope<'_>, domain: Option<DomainId>) -> Option<RuleAction> {
+fn read_action(cursor: &Cursor<'_>, scope: &Scope<'_>, port: Option<PortId>) -> Option<RuleAction> {
     let drop = cursor.flag(&DROP)?;
     match (cursor.has(&CHAIN), drop) {
         (false, true) => return Some(RuleAction::Drop),
         (true, false) => {}
+        // The port's own chain, which is checked where the port is read.
+        (false, false) if cursor.has(&OBSERVE) => {
+            let chain =
+                scope.ports.cursors[port?.index()].peek_reference(&port::CHAIN, &scope.chains.names)?;
+            return Some(RuleAction::Chain(ChainId(chain)));
+        }
         (both, _) => {
             let got = if both { "both" } else { "neither" };
             let rule = "must have either chain or drop = true";
@@ -206,66 +93,27 @@ fn read_action(cursor: &Cursor<'_>, scope: &Scope<'_>, domain: Option<DomainId>)
             return None;
         }
     }
-    let chain = cursor.reference(&CHAIN, &scope.chains.names)?;
-    let found = scope.chain_domains[usize::from(chain)];
-    let candidates = domain.into_iter().flat_map(|domain| scope.chains_of(domain));
-    scope
-        .same_domain(cursor, &cursor.place(&CHAIN), "a chain", (found, domain), candidates)
-        .then_some(RuleAction::Chain(ChainId(chain)))
+    let chain = ChainId(cursor.reference(&CHAIN, &scope.chains.names)?);
+    scope.chain_starts_at(cursor, &CHAIN, chain, port).then_some(RuleAction::Chain(chain))
 }
 
-/// A rule that mixes IPv4 and IPv6 would never match, and look as if it did.
-fn one_family(cursor: &Cursor<'_>, src: Option<Prefix>, dst: Option<Prefix>, proto: Option<u8>) -> bool {
-    if let (Some(src), Some(dst)) = (src, dst)
-        && src.is_ipv4() != dst.is_ipv4()
-    {
-        let rule = format!("must be of the same IP version as src ({src})");
-        cursor.refuse(&DST, Kind::Conflict, rule, Vec::new());
-        return false;
+/// `Some(None)`: nobody is shown anything. `None`: there is a finding.
+fn read_observe(
+    cursor: &Cursor<'_>,
+    scope: &Scope<'_>,
+    action: Option<RuleAction>,
+) -> Option<Option<ServiceId>> {
+    if !cursor.has(&OBSERVE) {
+        return Some(None);
     }
-    let mismatch = match (src.or(dst).map(|prefix| prefix.is_ipv4()), proto) {
-        (Some(true), Some(ICMP6)) => Some(("IPv4", "\"icmp\"")),
-        (Some(false), Some(ICMP)) => Some(("IPv6", "\"icmp6\"")),
-        _ => None,
-    };
-    if let Some((version, near)) = mismatch {
-        let rule = format!("must be a protocol of {version}, as the prefixes are");
-        cursor.refuse(&PROTO, Kind::Conflict, rule, vec![near.to_owned()]);
-    }
-    mismatch.is_none()
-}
-
-fn ports_have_proto(cursor: &Cursor<'_>, proto: Option<u8>) -> bool {
-    if matches!(proto, Some(TCP | UDP)) {
-        return true;
-    }
-    let mut legal = true;
-    for key in [&SPORT, &DPORT] {
-        if cursor.has(key) {
-            let rule = "must come with proto = \"tcp\" or \"udp\": other protocols have no ports";
-            cursor.refuse(key, Kind::Conflict, rule, Vec::new());
-            legal = false;
+    let service = ServiceId(cursor.reference(&OBSERVE, &scope.services.names)?);
+    let chain = match action? {
+        RuleAction::Chain(chain) => chain,
+        RuleAction::Drop => {
+            let rule = "must come without drop: observers see what enters a chain";
+            cursor.refuse(&OBSERVE, Kind::Conflict, rule, Vec::new());
+            return None;
         }
-    }
-    legal
-}
-
-impl PortRange {
-    /// Whether a port lies within.
-    #[must_use]
-    pub fn contains(&self, port: u16) -> bool {
-        (self.first..=self.last).contains(&port)
-    }
-}
-
-impl fmt::Display for PortRange {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}-{}", self.first, self.last)
-    }
-}
-
-impl Serialize for PortRange {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
+    };
+    scope.may_observe(cursor, &cursor.place(&OBSERVE), service, chain).then_some(Some(service))
 }

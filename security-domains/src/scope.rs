@@ -1,13 +1,15 @@
 //! Everything that a name can refer to: the tables of the document, their names, and whose domain is what.
 
+use crate::access::Access;
 use crate::book::Place;
+use crate::config::Owner;
 use crate::cursor::{Cursor, quoted};
 use crate::domain;
 use crate::finding::Kind;
-use crate::ids::DomainId;
+use crate::ids::{ChainId, DomainId, PortId, ServiceId};
 use crate::key::{Key, Presence, Table};
 use crate::names::{NameSpace, NameTable};
-use crate::{chain, endpoint, port, process, rule, service, switch, vm};
+use crate::{chain, edge, endpoint, policy, port, process, rule, service, switch, vm};
 
 macro_rules! tables {
     ($name:ident, $key:literal, $table:expr, $min:literal..=$max:literal, $doc:literal) => {
@@ -32,8 +34,10 @@ tables!(PORT, "port", port::TABLE, 0..=32, "Edges of the switch.");
 tables!(SERVICE, "service", service::TABLE, 0..=256, "Named roles that NFs fill.");
 tables!(CHAIN, "chain", chain::TABLE, 0..=256, "Services in the order in which packets visit them.");
 tables!(RULE, "rule", rule::TABLE, 0..=4096, "Which packets take another chain; the first match wins.");
+tables!(EDGE, "edge", edge::TABLE, 0..=4096, "Packets that may cross from one domain into another.");
 tables!(VM, "vm", vm::TABLE, 0..=256, "Guests.");
 tables!(PROCESS, "process", process::TABLE, 0..=256, "NFs that run as host processes.");
+tables!(POLICY, "policy", policy::TABLE, 0..=64, "What violations lead to.");
 
 /// Endpoints of all VMs and processes together: lcores keep them as bits of a fixed set.
 const ENDPOINTS_MAX: usize = 1024;
@@ -42,7 +46,7 @@ const ENDPOINTS_MAX: usize = 1024;
 pub(crate) const TABLE: Table = Table {
     header: "",
     doc: "A configuration of the switch.",
-    keys: &[&SWITCH, &DOMAIN, &PORT, &SERVICE, &CHAIN, &RULE, &VM, &PROCESS],
+    keys: &[&SWITCH, &DOMAIN, &PORT, &SERVICE, &CHAIN, &RULE, &EDGE, &VM, &PROCESS, &POLICY],
 };
 
 /// The tables of one kind and their names.
@@ -69,11 +73,13 @@ pub(crate) struct OwnerTables<'d> {
     pub(crate) cursor: Cursor<'d>,
     pub(crate) endpoints: Vec<Cursor<'d>>,
     pub(crate) domain: Option<DomainId>,
+    pub(crate) access: Option<Access>,
 }
 
-/// The domain of a service, and the VM or process that decides it.
+/// What the first endpoint of a service decides: its domain, and whether it observes.
 pub(crate) struct ServiceHome {
     pub(crate) domain: Option<DomainId>,
+    pub(crate) observes: bool,
     pub(crate) first_owner: String,
 }
 
@@ -85,13 +91,17 @@ pub(crate) struct Scope<'d> {
     pub(crate) services: Named<'d>,
     pub(crate) chains: Named<'d>,
     pub(crate) rules: Vec<Cursor<'d>>,
+    pub(crate) edges: Vec<Cursor<'d>>,
+    pub(crate) policies: Vec<Cursor<'d>>,
     pub(crate) vms: Named<'d>,
     pub(crate) processes: Named<'d>,
     pub(crate) vm_tables: Vec<OwnerTables<'d>>,
     pub(crate) process_tables: Vec<OwnerTables<'d>>,
-    /// Domain of each port, where it is known.
-    pub(crate) port_domains: Vec<Option<DomainId>>,
-    /// Domain of each chain: that of its egress.
+    /// Domains of each port, the one for unmatched packets first; none where they are not known.
+    pub(crate) port_domains: Vec<Vec<DomainId>>,
+    /// From which domain into which one an edge is drawn.
+    edge_domains: Vec<(DomainId, DomainId)>,
+    /// Domain of each chain: that of its first service.
     pub(crate) chain_domains: Vec<Option<DomainId>>,
     /// Domain of each service: that of its first endpoint. `None`: nobody provides it.
     pub(crate) service_homes: Vec<Option<ServiceHome>>,
@@ -115,15 +125,15 @@ impl<'d> Scope<'d> {
         let vm_tables = owner_tables(&vms, &vm::ENDPOINT, &domains);
         let process_tables = owner_tables(&processes, &process::ENDPOINT, &domains);
         refuse_too_many_endpoints(&vm_tables, &process_tables);
-        let domain_of =
-            |cursor: &Cursor<'d>| cursor.peek_reference(&domain::DOMAIN, &domains.names).map(DomainId);
-        let port_domains: Vec<_> = ports.cursors.iter().map(domain_of).collect();
-        let chain_domains = chains
-            .cursors
-            .iter()
-            .map(|cursor| port_domains[usize::from(cursor.peek_reference(&chain::EGRESS, &ports.names)?)])
-            .collect();
+        let port_domains = ports.cursors.iter().map(|cursor| port_domains(cursor, &domains)).collect();
+        let edges = root.many(&EDGE);
+        let edge_domains = edges.iter().filter_map(|cursor| edge_domains(cursor, &domains)).collect();
         let service_homes = service_homes(&services, vm_tables.iter().chain(&process_tables));
+        let chain_domain = |cursor: &Cursor<'d>| {
+            let first = cursor.peek_first_reference(&chain::PATH, &services.names)?;
+            service_homes[usize::from(first)].as_ref()?.domain
+        };
+        let chain_domains = chains.cursors.iter().map(chain_domain).collect();
         let endpoints_resolve = vm_tables
             .iter()
             .chain(&process_tables)
@@ -136,11 +146,14 @@ impl<'d> Scope<'d> {
             services,
             chains,
             rules: root.many(&RULE),
+            edges,
+            policies: root.many(&POLICY),
             vms,
             processes,
             vm_tables,
             process_tables,
             port_domains,
+            edge_domains,
             chain_domains,
             service_homes,
             endpoints_resolve,
@@ -152,54 +165,131 @@ impl<'d> Scope<'d> {
         self.service_homes[usize::from(service)].as_ref()?.domain
     }
 
+    /// The table of a VM or process.
+    pub(crate) fn owner_cursor(&self, owner: Owner) -> &Cursor<'d> {
+        match owner {
+            Owner::Vm(id) => &self.vms.cursors[id.index()],
+            Owner::Process(id) => &self.processes.cursors[id.index()],
+        }
+    }
+
     /// Name of a domain; domains that others refer to have one.
     pub(crate) fn domain_name(&self, domain: DomainId) -> &str {
         self.domains.names.name(domain.index()).unwrap_or_default()
     }
 
-    /// Whether two things are in one domain; a finding if not, silence if either is unknown.
-    pub(crate) fn same_domain<'n>(
+    /// Whether a packet gets from a domain to a thing: the thing is there, or an edge leads to it (to its
+    /// first domain). A finding if not, silence if either is unknown.
+    pub(crate) fn leads<'n>(
         &self,
         cursor: &Cursor<'_>,
         place: &Place,
         thing: &str,
-        (found, wanted): (Option<DomainId>, Option<DomainId>),
+        (from, to): (Option<DomainId>, &[DomainId]),
         candidates: impl Iterator<Item = &'n str>,
     ) -> bool {
-        let (Some(found), Some(wanted)) = (found, wanted) else { return true };
-        if found == wanted {
+        let (Some(from), Some(&first)) = (from, to.first()) else { return true };
+        if to.contains(&from) || self.edge_domains.contains(&(from, first)) {
             return true;
         }
+        let (from, first) = (self.domain_name(from), self.domain_name(first));
         let rule = format!(
-            "must be {thing} of domain {}, not of {} (crossing domains needs an edge, which this version does not have)",
-            self.domain_name(wanted),
-            self.domain_name(found),
+            "must be {thing} of domain {from}, or there must be an [[edge]] with from = \"{from}\" and to = \"{first}\""
         );
         cursor.refuse_at(place, Kind::Conflict, rule, quoted(candidates.take(2)));
         false
     }
 
-    /// The services of a domain.
-    pub(crate) fn services_of(&self, domain: DomainId) -> impl Iterator<Item = &str> {
+    /// Whether the packets of a port get to the start of a chain; a finding if not.
+    pub(crate) fn chain_starts_at(
+        &self,
+        cursor: &Cursor<'_>,
+        key: &Key,
+        chain: ChainId,
+        port: Option<PortId>,
+    ) -> bool {
+        let Some(start) = self.chain_domains[chain.index()] else { return true };
+        let domains = port.map_or(&[][..], |port| &self.port_domains[port.index()]);
+        if domains.contains(&start) {
+            return true;
+        }
+        let from = domains.first().copied();
+        let candidates = domains.iter().flat_map(|&domain| self.chains_of(domain));
+        self.leads(cursor, &cursor.place(key), "a chain", (from, &[start]), candidates)
+    }
+
+    /// Whether a service observes.
+    pub(crate) fn observes(&self, service: u16) -> bool {
+        self.service_homes[usize::from(service)].as_ref().is_some_and(|home| home.observes)
+    }
+
+    /// Whether packets that go to a service come back; a finding if not.
+    pub(crate) fn is_hop(&self, cursor: &Cursor<'_>, place: &Place, service: u16) -> bool {
+        let is_hop = !self.observes(service);
+        if !is_hop {
+            let rule = "must be a service whose packets come back, not one of observers";
+            cursor.refuse_at(place, Kind::Conflict, rule, Vec::new());
+        }
+        is_hop
+    }
+
+    /// Whether a service may be shown the packets of a chain; a finding if not.
+    pub(crate) fn may_observe(
+        &self,
+        cursor: &Cursor<'_>,
+        place: &Place,
+        service: ServiceId,
+        chain: ChainId,
+    ) -> bool {
+        let Some(home) = &self.service_homes[service.index()] else { return true };
+        let start = self.chain_domains[chain.index()];
+        let candidates = || start.into_iter().flat_map(|domain| self.services_of(domain, true)).take(2);
+        if !home.observes {
+            let rule = "must be a service of observers (access = \"observer\" or \"copy-observer\")";
+            cursor.refuse_at(place, Kind::Conflict, rule, quoted(candidates()));
+            return false;
+        }
+        if let (Some(start), Some(found)) = (start, home.domain)
+            && start != found
+        {
+            let rule = format!(
+                "must be an observer service of domain {}, where the chain starts, not of {}",
+                self.domain_name(start),
+                self.domain_name(found),
+            );
+            cursor.refuse_at(place, Kind::Conflict, rule, quoted(candidates()));
+            return false;
+        }
+        true
+    }
+
+    /// The services of a domain that may be hops.
+    pub(crate) fn hops_of(&self, domain: DomainId) -> impl Iterator<Item = &str> {
+        self.services_of(domain, false)
+    }
+
+    /// The services of a domain, those that may be hops or those that observe.
+    pub(crate) fn services_of(&self, domain: DomainId, observes: bool) -> impl Iterator<Item = &str> {
         let of_domain = move |&position: &usize| {
-            self.service_homes[position].as_ref().and_then(|home| home.domain) == Some(domain)
+            let home = self.service_homes[position].as_ref();
+            home.is_some_and(|home| home.domain == Some(domain) && home.observes == observes)
         };
         (0..self.service_homes.len())
             .filter(of_domain)
             .filter_map(|position| self.services.names.name(position))
     }
 
-    /// The chains of a domain.
+    /// The chains that start in a domain.
     pub(crate) fn chains_of(&self, domain: DomainId) -> impl Iterator<Item = &str> {
         (0..self.chain_domains.len())
             .filter(move |&position| self.chain_domains[position] == Some(domain))
             .filter_map(|position| self.chains.names.name(position))
     }
 
-    /// The ports of a domain.
+    /// The ports of a domain, shared or not.
     pub(crate) fn ports_of(&self, domain: DomainId) -> impl Iterator<Item = &str> {
         (0..self.port_domains.len())
-            .filter(move |&position| self.port_domains[position] == Some(domain))
+            .filter(move |&position| self.port_domains[position].contains(&domain))
             .filter_map(|position| self.ports.names.name(position))
     }
 }
@@ -209,8 +299,20 @@ fn owner_tables<'d>(owners: &Named<'d>, endpoint: &Key, domains: &Named<'d>) -> 
         cursor: cursor.clone(),
         endpoints: cursor.many(endpoint),
         domain: cursor.peek_reference(&domain::DOMAIN, &domains.names).map(DomainId),
+        access: Access::peek(cursor),
     };
     owners.cursors.iter().map(tables).collect()
+}
+
+fn port_domains(cursor: &Cursor<'_>, domains: &Named<'_>) -> Vec<DomainId> {
+    let one = cursor.peek_reference(&port::DOMAIN, &domains.names);
+    let ids = one.map_or_else(|| cursor.peek_references(&port::DOMAINS, &domains.names), |one| vec![one]);
+    ids.into_iter().map(DomainId).collect()
+}
+
+fn edge_domains(cursor: &Cursor<'_>, domains: &Named<'_>) -> Option<(DomainId, DomainId)> {
+    let end = |key| cursor.peek_reference(key, &domains.names).map(DomainId);
+    Some((end(&edge::FROM)?, end(&edge::TO)?))
 }
 
 /// Writes down which VM or process takes the count of endpoints beyond the limit.
@@ -239,6 +341,7 @@ fn service_homes<'s, 'd: 's>(
             let Some(service) = cursor.peek_reference(&endpoint::SERVICE, &services.names) else { continue };
             homes[usize::from(service)].get_or_insert_with(|| ServiceHome {
                 domain: owner.domain,
+                observes: owner.access.is_some_and(Access::observes),
                 first_owner: owner.cursor.path().to_owned(),
             });
         }

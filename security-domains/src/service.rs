@@ -57,6 +57,8 @@ pub struct Service {
     pub name: String,
     /// The domain of all its endpoints.
     pub domain: DomainId,
+    /// Whether its NFs only look: it is no hop of a chain.
+    pub observes: bool,
     /// What its NFs may name in a verdict, besides next and drop.
     pub may_target: Vec<Target>,
     /// What happens to its packets while no instance is attached.
@@ -71,9 +73,21 @@ impl Service {
         scope: &Scope<'_>,
     ) -> Option<Self> {
         let domain = read_domain(cursor, id, name, scope);
+        let observes = scope.observes(id.0);
         let may_target = read_targets(cursor, domain, scope);
+        if observes && may_target.as_ref().is_some_and(|targets| !targets.is_empty()) {
+            let rule = "must be left out: what an observer says moves no packet";
+            cursor.refuse(&MAY_TARGET, Kind::Conflict, rule, Vec::new());
+            return None;
+        }
         let when_dead = cursor.word(&WHEN_DEAD).and_then(WhenDead::from_word);
-        Some(Self { name: name?.to_owned(), domain: domain?, may_target: may_target?, when_dead: when_dead? })
+        Some(Self {
+            name: name?.to_owned(),
+            domain: domain?,
+            observes,
+            may_target: may_target?,
+            when_dead: when_dead?,
+        })
     }
 }
 
@@ -104,13 +118,17 @@ fn read_targets(cursor: &Cursor<'_>, domain: Option<DomainId>, scope: &Scope<'_>
                 continue;
             }
         };
-        let found = match target {
-            Target::Service(service) => scope.service_domain(service.0),
-            Target::Port(port) => scope.port_domains[port.index()],
-        };
         let candidates =
-            domain.into_iter().flat_map(|domain| scope.services_of(domain).chain(scope.ports_of(domain)));
-        let reachable = scope.same_domain(cursor, &place, "a service or port", (found, domain), candidates);
+            domain.into_iter().flat_map(|domain| scope.hops_of(domain).chain(scope.ports_of(domain)));
+        let home;
+        let (is_hop, to): (bool, &[DomainId]) = match target {
+            Target::Service(service) => {
+                home = scope.service_domain(service.0);
+                (scope.is_hop(cursor, &place, service.0), home.as_slice())
+            }
+            Target::Port(port) => (true, &scope.port_domains[port.index()]),
+        };
+        let reachable = is_hop && scope.leads(cursor, &place, "a service or port", (domain, to), candidates);
         if targets.as_ref().is_some_and(|list| list.contains(&target)) {
             cursor.refuse_at(&place, Kind::Conflict, "must be listed once", Vec::new());
             targets = None;

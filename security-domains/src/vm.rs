@@ -4,23 +4,17 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
+use crate::access::{Access, Grant, KEYS, Pins};
 use crate::cursor::{Cursor, quoted};
 use crate::domain::DOMAIN;
-use crate::endpoint::{CREDIT, Endpoint, QUOTA, RING_SLOTS, SERVICE};
+use crate::endpoint::{CREDIT, Endpoint, LIMIT, QUOTA, RING_SLOTS, SERVICE};
 use crate::finding::Kind;
 use crate::form::{Form, Number};
 use crate::ids::{DomainId, EndpointId};
 use crate::key::{Key, Presence, Table};
 use crate::names::NAME;
 use crate::scope::{OwnerTables, Scope};
-use crate::word::words;
 
-const ACCESS: Key = Key {
-    name: "access",
-    form: Form::Word(Access::WORDS),
-    presence: Presence::Word(Access::Trusted.word()),
-    doc: "What it may do with the packet memory of its domain.",
-};
 const FILE_PATH: Form = Form::Text("the path of a file, relative to this one");
 const KERNEL: Key = Key {
     name: "kernel",
@@ -61,7 +55,20 @@ pub(crate) const ENDPOINT: Key = Key {
 pub(crate) const TABLE: Table = Table {
     header: "[[vm]]",
     doc: "A guest.",
-    keys: &[&NAME, &DOMAIN, &ACCESS, &KERNEL, &INITRAMFS, &VCPUS, &MEMORY_MIB, &QEMU_EXTRA, &ENDPOINT],
+    keys: &[
+        &NAME,
+        &DOMAIN,
+        KEYS[0],
+        KEYS[1],
+        KEYS[2],
+        KEYS[3],
+        &KERNEL,
+        &INITRAMFS,
+        &VCPUS,
+        &MEMORY_MIB,
+        &QEMU_EXTRA,
+        &ENDPOINT,
+    ],
 };
 
 const NF: Key = Key {
@@ -85,19 +92,8 @@ const FILES: Key = Key {
 const ENDPOINT_TABLE: Table = Table {
     header: "[[vm.endpoint]]",
     doc: "One NF in the VM above.",
-    keys: &[&SERVICE, &NF, &ARGS, &FILES, &QUOTA, &RING_SLOTS, &CREDIT],
+    keys: &[&SERVICE, &NF, &ARGS, &FILES, &QUOTA, &RING_SLOTS, &CREDIT, &LIMIT.pps, &LIMIT.mbit],
 };
-
-words! {
-    /// What a VM may do with the packet memory of its domain.
-    Access {
-        /// Reads and writes it in place.
-        Trusted = "trusted",
-    }
-}
-
-/// Words that the design knows and this version does not.
-const LATER_ACCESS: [&str; 2] = ["observer", "untrusted"];
 
 /// A host file that appears in a guest.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -131,6 +127,10 @@ pub struct Vm {
     pub domain: DomainId,
     /// What it may do with the packet memory of its domain.
     pub access: Access,
+    /// Its private packet memory, if its access gives it any.
+    pub region_mib: Option<u32>,
+    /// Its references, if it is an observer.
+    pub pins: Option<Pins>,
     /// Linux kernel image.
     pub kernel: PathBuf,
     /// Initramfs.
@@ -156,7 +156,7 @@ impl Vm {
     ) -> Option<Self> {
         let cursor = &owner.cursor;
         let domain = cursor.reference(&DOMAIN, &scope.domains.names).map(DomainId);
-        let access = read_access(cursor);
+        let grant = Grant::read(cursor);
         let kernel = cursor.text(&KERNEL).map(|path| folder.join(path));
         let initramfs = cursor.text(&INITRAMFS).map(|path| folder.join(path));
         let vcpus = cursor.number_u16(&VCPUS);
@@ -167,10 +167,13 @@ impl Vm {
             .zip(&owner.endpoints)
             .map(|(id, cursor)| VmEndpoint::read(cursor, EndpointId(id), owner, scope, folder))
             .collect();
+        let Grant { access, region_mib, pins } = grant?;
         Some(Self {
             name: name?.to_owned(),
             domain: domain?,
-            access: access?,
+            access,
+            region_mib,
+            pins,
             kernel: kernel?,
             initramfs: initramfs?,
             vcpus: vcpus?,
@@ -195,16 +198,6 @@ impl VmEndpoint {
         let files = read_files(cursor, folder);
         Some(Self { endpoint: endpoint?, nf: nf?, args: args?, files: files? })
     }
-}
-
-fn read_access(cursor: &Cursor<'_>) -> Option<Access> {
-    let asked = cursor.has(&ACCESS).then(|| cursor.value(&ACCESS)).flatten().and_then(|value| value.as_str());
-    if asked.is_some_and(|asked| LATER_ACCESS.contains(&asked)) {
-        let rule = "must be \"trusted\" in this version: read-only observers and untrusted VMs with copied packets are not built yet";
-        cursor.refuse(&ACCESS, Kind::Value, rule, quoted(Access::WORDS.iter().copied()));
-        return None;
-    }
-    cursor.word(&ACCESS).and_then(Access::from_word)
 }
 
 /// A file name, not a path: the image decides where its NFs are.

@@ -62,7 +62,7 @@ fn endpoints_are_counted_through_vms_then_processes() {
 fn tenants_share_nothing() {
     let config = loaded("two-tenants.toml");
     assert_eq!(config.rules[0].action, RuleAction::Drop);
-    for (port, domain) in config.ports.iter().map(|port| (port, port.domain)) {
+    for (port, domain) in config.ports.iter().map(|port| (port, port.domain())) {
         assert_eq!(config.chains[port.chain.index()].domain, domain);
     }
     let (green_in, _) = config.port_named("green-in").unwrap();

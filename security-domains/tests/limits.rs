@@ -175,7 +175,7 @@ fn transport_ports_have_16_bits() {
 fn a_protocol_is_a_word_or_a_number() {
     let proto = |value: &str| with(RULE, &format!("proto = {value}"));
     for (value, number) in [("0", 0), ("255", 255), ("\"udp\"", 17), ("\"icmp\"", 1), ("\"icmp6\"", 58)] {
-        assert_eq!(accepted(&proto(value)).rules[0].proto, Some(number));
+        assert_eq!(accepted(&proto(value)).rules[0].flows.proto, Some(number));
     }
     for value in ["-1", "256", "\"TCP\"", "true"] {
         refused(&proto(value));

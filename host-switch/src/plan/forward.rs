@@ -1,5 +1,6 @@
 //! Where packets go: the forwarding snapshot of a config.
 
+use packet::MacAddress;
 use security_domains as config;
 use security_domains::Config;
 use switch_core::criteria::{Criteria, Prefix};
@@ -25,7 +26,7 @@ pub(super) fn forwarding(config: &Config, flow_seed: u64) -> Result<Forwarding, 
 }
 
 fn port(port: &config::Port) -> PortSpec {
-    PortSpec { domain: DomainId(port.domain.0), chain: Some(ChainId(port.chain.0)) }
+    PortSpec { domain: DomainId(port.domain().0), chain: Some(ChainId(port.chain.0)) }
 }
 
 fn service(service: &config::Service) -> ServiceSpec {
@@ -56,16 +57,19 @@ fn chain(chain: &config::Chain) -> ChainSpec {
 fn rule(rule: &config::Rule) -> Rule {
     // The config has checked that the length fits the address.
     let prefix = |prefix: &config::Prefix| Prefix::new(prefix.address, prefix.length_bits);
+    let flows = &rule.flows;
     let ports = |range: &config::PortRange| range.first..=range.last;
     Rule {
         port: PortId(rule.port.0),
         criteria: Criteria {
-            protocol: rule.proto,
-            source: rule.src.as_ref().and_then(prefix),
-            destination: rule.dst.as_ref().and_then(prefix),
-            source_ports: rule.sport.as_ref().map(ports),
-            destination_ports: rule.dport.as_ref().map(ports),
-            ..Criteria::default()
+            vlan: flows.vlan,
+            source_mac: flows.smac.map(|mac| MacAddress(mac.0)),
+            destination_mac: flows.dmac.map(|mac| MacAddress(mac.0)),
+            protocol: flows.proto,
+            source: flows.src.as_ref().and_then(prefix),
+            destination: flows.dst.as_ref().and_then(prefix),
+            source_ports: flows.sport.as_ref().map(ports),
+            destination_ports: flows.dport.as_ref().map(ports),
         },
         action: match rule.action {
             config::RuleAction::Chain(id) => RuleAction::Chain(ChainId(id.0)),

@@ -4,6 +4,7 @@
 
 mod area;
 mod forward;
+mod later;
 mod port;
 
 use std::sync::Arc;
@@ -32,6 +33,14 @@ pub enum PlanError {
         owner: String,
         /// Which rule.
         source: AreaError,
+    },
+    /// Something that this version reads and cannot carry out.
+    #[error("{place}: this version has no {what} yet")]
+    NotBuilt {
+        /// Where the config asks for it.
+        place: String,
+        /// What it is.
+        what: String,
     },
     /// The datapath could not follow the config.
     #[error("forwarding: {0}")]
@@ -91,6 +100,7 @@ impl Plan {
     /// # Errors
     /// If the config asks for more than the layout or the forwarding can express.
     pub fn new(config: &Config, flow_seed: u64) -> Result<Self, PlanError> {
+        later::refuse(config)?;
         let plan = Self {
             lcores: lcores(config),
             domains: domains(config),

@@ -10,7 +10,7 @@ pub(super) fn ports(config: &Config) -> Vec<PortSpec> {
         id: PortId(id),
         name: port.name.clone(),
         devargs: port.device.clone(),
-        domain: DomainId(port.domain.0),
+        domain: DomainId(port.domain().0),
         mtu_bytes: port.mtu_bytes,
         rx_slots: port.rx_slots,
         tx_slots: port.tx_slots,

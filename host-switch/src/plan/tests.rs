@@ -66,6 +66,45 @@ fn plan() -> Plan {
     Plan::new(&config, 1).unwrap()
 }
 
+/// What the plan of a changed config refuses.
+fn refused(old: &str, new: &str) -> String {
+    assert_eq!(CHAIN_OF_TWO.matches(old).count(), 1, "{old}");
+    let text = CHAIN_OF_TWO.replace(old, new);
+    let config = security_domains::parse(&text, "test.toml").unwrap_or_else(|findings| panic!("{findings}"));
+    Plan::new(&config, 1).unwrap_err().to_string()
+}
+
+#[test]
+fn refuses_by_name_what_the_datapath_cannot_do() {
+    let pages = "pages = \"hugetlb-or-plain\"";
+    let observer = "name = \"rt0\"\naccess = \"copied\"\nregion_mib = 8";
+    let green = format!("{pages}\n[[domain]]\nname = \"green\"\nregion_mib = 2");
+    let edge = format!("{green}\n[[edge]]\nfrom = \"blue\"\nto = \"green\"");
+    let policy = format!("{pages}\n[[policy]]\naction = \"kill\"");
+    for (old, new, message) in [
+        (
+            pages,
+            &*format!("{pages}\nshare = 2"),
+            "domain[blue].share: this version has no shares of domains yet",
+        ),
+        (
+            pages,
+            &*format!("{pages}\nlimit_pps = 9"),
+            "domain[blue]: limit_pps, limit_mbit: this version has no rate limits yet",
+        ),
+        (pages, &*edge, "edge[0]: this version has no edges between domains yet"),
+        (pages, &*policy, "policy[0]: this version has no policies against violations yet"),
+        ("name = \"rt0\"", observer, "process[rt0].access: this version has no access \"copied\" yet"),
+        (
+            "quota_buffers = 700",
+            "limit_mbit = 5",
+            "the endpoint fw0/firewall: limit_pps, limit_mbit: this version has no rate limits yet",
+        ),
+    ] {
+        assert_eq!(refused(old, new), message);
+    }
+}
+
 #[test]
 fn lcores_are_numbered_by_position_and_pinned_to_their_cpu() {
     let lcores = plan().lcores;
