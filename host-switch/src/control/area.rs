@@ -6,7 +6,7 @@ use shm_ring::area::{AreaError, AreaLayout, HostArea, RegionGeometry};
 use shm_ring::endpoint::HostEndpoint;
 
 use crate::plan::OwnerPlan;
-use crate::region::{Mapping, MemoryError, Pages, SharedMemory};
+use crate::region::{FileIdentity, Mapping, MemoryError, Pages, SharedMemory};
 
 /// Why there is no control area.
 #[derive(Debug, thiserror::Error)]
@@ -35,15 +35,21 @@ pub struct ControlArea {
 impl ControlArea {
     /// Makes the control area of an owner over the region of its domain.
     ///
-    /// Always on plain pages: it is far smaller than a huge page, and only its owner maps it.
+    /// On plain pages, unless it is a file beside the region of its domain: it is far smaller than a huge page,
+    /// and only its owner maps it.
     ///
     /// # Errors
     /// If its plan breaks a rule of the layout, or there is no such memory.
     pub fn create(owner: &OwnerPlan, region: RegionGeometry) -> Result<Self, ControlAreaError> {
         let refused = |source| ControlAreaError::Layout { owner: owner.name.clone(), source };
         let layout = AreaLayout::plan(&owner.area(region)).map_err(refused)?;
-        let memory =
-            SharedMemory::create(&format!("netvm-control-{}", owner.name), layout.bytes(), Pages::Plain)?;
+        let memory = match &owner.path {
+            None => {
+                SharedMemory::create(&format!("netvm-control-{}", owner.name), layout.bytes(), Pages::Plain)?
+            }
+            // Beside the region, on whatever pages that has.
+            Some(path) => SharedMemory::create_file(path, layout.bytes(), Pages::HugetlbOrPlain)?,
+        };
         let mapping = Mapping::shared(&memory)?.leak();
         // SAFETY: `mapping` is writable over all its bytes and leaked, so it stays in place for 'static. On this
         // host only shm-ring touches these bytes; the owner's process or QEMU has a mapping of its own, and what
@@ -56,6 +62,12 @@ impl ControlArea {
     #[must_use]
     pub fn fd(&self) -> BorrowedFd<'_> {
         self.memory.fd()
+    }
+
+    /// Its file, if it has a name for others.
+    #[must_use]
+    pub fn file(&self) -> Option<&FileIdentity> {
+        self.memory.file()
     }
 
     /// Its size.

@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
 
+use crate::region::FileIdentity;
+
 /// Where runtime directories live unless the operator says otherwise.
 pub const ROOT_DEFAULT: &str = "/run/netvm";
 
@@ -17,8 +19,10 @@ const LOCK: &str = "lock";
 const CONTROL_SOCKET: &str = "control.sock";
 const ENDPOINT_SOCKET: &str = "endpoint.sock";
 const LEDGER: &str = "ledger";
+/// Which files elsewhere hold memory of this switch: one [`FileIdentity`] a line.
+const MEMORY: &str = "memory";
 /// What a switch leaves behind when it is killed, besides the logs of its VMs.
-const FILES: [&str; 4] = [LOCK, CONTROL_SOCKET, ENDPOINT_SOCKET, LEDGER];
+const FILES: [&str; 5] = [LOCK, CONTROL_SOCKET, ENDPOINT_SOCKET, LEDGER, MEMORY];
 
 /// Why a switch cannot take its runtime directory.
 #[derive(Debug, thiserror::Error)]
@@ -89,6 +93,7 @@ impl RuntimeDir {
             Err(pid) => return Err(RuntimeDirError::AlreadyRuns { name: name.to_owned(), pid }),
         };
         let claimed = Self { path, _lock: lock };
+        claimed.remove_memory();
         claimed.remove_files().map_err(at(&claimed.path))?;
         Ok(claimed)
     }
@@ -109,6 +114,34 @@ impl RuntimeDir {
     #[must_use]
     pub fn ledger(&self) -> PathBuf {
         self.path.join(LEDGER)
+    }
+
+    /// Writes down a file that this switch has made elsewhere, so that the next one removes it should this one
+    /// be killed.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn note_memory(&self, file: &FileIdentity) -> Result<(), RuntimeDirError> {
+        let path = self.path.join(MEMORY);
+        let mut line = serde_json::to_vec(file).map_err(|error| at(&path)(error.into()))?;
+        line.push(b'\n');
+        let mut notes =
+            OpenOptions::new().append(true).create(true).mode(0o600).open(&path).map_err(at(&path))?;
+        notes.write_all(&line).map_err(at(&path))
+    }
+
+    /// Removes the memory of a switch that was killed. Who still maps it keeps what it maps; nobody else finds it.
+    fn remove_memory(&self) {
+        let Ok(notes) = fs::read_to_string(self.path.join(MEMORY)) else { return };
+        // A line cut short by the kill says too little to prove anything.
+        for file in notes.lines().filter_map(|line| serde_json::from_str::<FileIdentity>(line).ok()) {
+            let path = file.path().display();
+            match file.remove() {
+                Ok(true) => log::info!("{path} was left by a switch that was killed: removed"),
+                Ok(false) => {}
+                Err(error) => log::warn!("{path} was left by a switch that was killed, and stays: {error}"),
+            }
+        }
     }
 
     fn remove_files(&self) -> io::Result<()> {

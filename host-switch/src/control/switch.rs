@@ -83,11 +83,11 @@ pub fn run(config: &Config, run_dir: &Path, no_huge: bool) -> Result<(), SwitchE
     let runtime_dir = RuntimeDir::claim(run_dir, &config.switch.name)?;
     let port_claims = claim_ports(&plan, run_dir)?;
 
-    let regions = create_regions(&plan)?;
+    let regions = create_regions(&plan, &runtime_dir)?;
     let eal = start_dpdk(&plan, no_huge)?;
     let sizes: Vec<Vec<ShardSize>> = (0..).take(regions.len()).map(|id| plan.shards(DomainId(id))).collect();
     let mut ledger = LedgerFile::create(&runtime_dir.ledger(), &sizes.concat(), plan.journal_count())?;
-    let owners = create_owners(&plan, &regions, &ledger)?;
+    let owners = create_owners(&plan, &runtime_dir, &regions, &ledger)?;
     let words = endpoint_words(&owners);
     let shards = std::mem::take(&mut ledger.shards);
     let datapath = Arc::new(Datapath::start(&eal, datapath_spec(&plan, &regions, shards))?);
@@ -123,6 +123,8 @@ pub fn run(config: &Config, run_dir: &Path, no_huge: bool) -> Result<(), SwitchE
     // Keeper and API are gone, and with them every other holder.
     let shards = Arc::into_inner(datapath).map_or(Ok(Vec::new()), Datapath::stop)?;
     drop(port_claims);
+    // Files of memory go before the notes of them.
+    drop(regions);
     drop(runtime_dir);
     conclude(&plan, &shards)
 }
@@ -163,12 +165,16 @@ fn claim_ports(plan: &Plan, run_dir: &Path) -> Result<Vec<PortClaim>, SwitchErro
     Ok(claims.collect::<Result<_, _>>()?)
 }
 
-fn create_regions(plan: &Plan) -> Result<Vec<Arc<Region>>, SwitchError> {
+fn create_regions(plan: &Plan, runtime_dir: &RuntimeDir) -> Result<Vec<Arc<Region>>, SwitchError> {
     let create = |domain: &crate::plan::DomainPlan| {
-        let region =
-            Region::create(&domain.name, domain.region_bytes, domain.buffer_stride_bytes, domain.pages)?;
+        let crate::plan::DomainPlan { name, region_bytes, buffer_stride_bytes, pages, path, .. } = domain;
+        let region = match path {
+            None => Region::create(name, *region_bytes, *buffer_stride_bytes, *pages)?,
+            Some(path) => Region::create_file(name, *region_bytes, *buffer_stride_bytes, *pages, path)?,
+        };
+        region.memory().file().map_or(Ok(()), |file| runtime_dir.note_memory(file))?;
         if let Some(why) = region.memory().why_plain() {
-            log::warn!("domain {} gets ordinary pages: {why}; packets move slower", domain.name);
+            log::warn!("domain {name} gets ordinary pages: {why}; packets move slower");
         }
         Ok(Arc::new(region))
     };
@@ -177,12 +183,14 @@ fn create_regions(plan: &Plan) -> Result<Vec<Arc<Region>>, SwitchError> {
 
 fn create_owners(
     plan: &Plan,
+    runtime_dir: &RuntimeDir,
     regions: &[Arc<Region>],
     ledger: &LedgerFile,
 ) -> Result<Vec<Owner>, SwitchError> {
     let create = |owner: &crate::plan::OwnerPlan| {
         let region = &regions[owner.domain.index()];
         let area = ControlArea::create(owner, *region.geometry())?;
+        area.file().map_or(Ok(()), |file| runtime_dir.note_memory(file))?;
         let endpoints = owner.endpoints().enumerate().map(|(position, id)| {
             let words = area.endpoint(position);
             let lcores = words.queue_pairs().iter().map(|pair| pair.lcore);

@@ -1,5 +1,7 @@
 //! What the control area of each VM and process holds.
 
+use std::path::{Path, PathBuf};
+
 use security_domains::{Config, EndpointListing, Owner, Target};
 use shm_ring::area::{AreaSpec, EndpointSpec, RegionGeometry, TargetKind, TargetSpec};
 use shm_ring::layout::FEATURES_KNOWN;
@@ -18,6 +20,8 @@ pub struct OwnerPlan {
     pub domain: DomainId,
     /// Whether it gets the region read-only.
     pub read_only: bool,
+    /// The file of its control area, if others are to find it.
+    pub path: Option<PathBuf>,
     endpoints: Vec<EndpointSpec>,
     targets: Vec<TargetSpec>,
 }
@@ -51,6 +55,7 @@ pub(super) fn owners(config: &Config) -> Vec<OwnerPlan> {
             kind: super::client_kind(owner),
             domain: DomainId(domain.0),
             read_only: false,
+            path: config.domains[domain.index()].path.as_deref().map(|path| beside(path, name)),
             endpoints: own.iter().map(|listing| endpoint(config, listing)).collect(),
             targets: targets(config, &own),
         }
@@ -62,6 +67,14 @@ pub(super) fn owners(config: &Config) -> Vec<OwnerPlan> {
         plan(Owner::Process(security_domains::ProcessId(id)), &process.name, process.domain)
     });
     vms.chain(processes).collect()
+}
+
+/// Where the control area of an owner lies when the region has a name.
+fn beside(region: &Path, owner: &str) -> PathBuf {
+    let mut path = region.as_os_str().to_owned();
+    path.push(".");
+    path.push(owner);
+    path.into()
 }
 
 /// Every endpoint has a queue pair with every lcore: a flow meets whichever lcore its hash says.

@@ -7,6 +7,7 @@ mod forward;
 mod later;
 mod port;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use security_domains::{Config, Idle as IdleWord, Owner, Pages as PagesWord};
@@ -77,6 +78,8 @@ pub struct DomainPlan {
     pub buffer_count: u32,
     /// Pages of its region.
     pub pages: Pages,
+    /// The file of its region, if others are to find it.
+    pub path: Option<PathBuf>,
 }
 
 /// One endpoint.
@@ -169,6 +172,7 @@ fn domains(config: &Config) -> Vec<DomainPlan> {
             PagesWord::Plain => Pages::Plain,
             PagesWord::HugetlbOrPlain => Pages::HugetlbOrPlain,
         },
+        path: domain.path.clone(),
     };
     config.domains.iter().map(plan).collect()
 }

@@ -17,8 +17,10 @@ pub const QEMU: &str = "qemu-system-x86_64";
 pub struct SharedArea {
     /// What it is, and part of its ids: `control` or `region`.
     pub name: &'static str,
-    /// The memory; QEMU inherits it.
+    /// The memory; QEMU inherits it, unless it finds it by its path.
     pub fd: OwnedFd,
+    /// Where its file lies, for a QEMU that somebody else starts.
+    pub path: Option<PathBuf>,
     /// All of it.
     pub bytes: u64,
     /// The guest's writes are dropped. The descriptor must then be one that was opened for reading only.
@@ -218,7 +220,7 @@ impl SharedArea {
     fn options(&self) -> [QemuOption; 2] {
         let [object, device] = [format!("netvm-{}", self.name), format!("netvm-{}-device", self.name)];
         let mut settings = vec![
-            ("mem-path", fd_path(&self.fd)),
+            ("mem-path", self.path.as_deref().map_or_else(|| fd_path(&self.fd), text)),
             ("size", self.bytes.to_string()),
             // With share=off, QEMU's default, the guest would see a private copy.
             ("share", "on".to_owned()),
@@ -274,7 +276,7 @@ pub(super) mod tests {
     }
 
     pub fn area(name: &'static str, bytes: u64) -> SharedArea {
-        SharedArea { name, fd: memory(bytes), bytes, read_only: false }
+        SharedArea { name, fd: memory(bytes), path: None, bytes, read_only: false }
     }
 
     /// A launch of files that exist; it would not boot.
@@ -326,7 +328,7 @@ pub(super) mod tests {
         let writable = area("region", 4096);
         let read_only = open(fd_path(&writable.fd), OFlags::RDONLY, Mode::empty()).unwrap();
         let launch = |fd| VmLaunch {
-            areas: vec![SharedArea { name: "region", fd, bytes: 4096, read_only: true }],
+            areas: vec![SharedArea { name: "region", fd, path: None, bytes: 4096, read_only: true }],
             ..sample()
         };
         assert!(launch(read_only).check().is_ok());

@@ -104,8 +104,8 @@ fn areas() -> Vec<SharedArea> {
         unsafe { write_region_header(base, &geometry) };
     });
     vec![
-        SharedArea { name: "control", fd: control, bytes: layout.bytes(), read_only: false },
-        SharedArea { name: "region", fd: region, bytes: REGION_BYTES, read_only: false },
+        SharedArea { name: "control", fd: control, path: None, bytes: layout.bytes(), read_only: false },
+        SharedArea { name: "region", fd: region, path: None, bytes: REGION_BYTES, read_only: false },
     ]
 }
 

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Read};
+use std::path::Path;
 
 use shm_ring::area::{AreaError, RegionGeometry, write_region_header};
 
@@ -46,10 +47,35 @@ impl Region {
         buffer_stride_bytes: u32,
         pages: Pages,
     ) -> Result<Self, RegionError> {
+        Self::over(domain, bytes, buffer_stride_bytes, || {
+            SharedMemory::create(&format!("netvm-region-{domain}"), bytes, pages)
+        })
+    }
+
+    /// As [`Region::create`], in a file at `path` that others find and can truncate.
+    ///
+    /// # Errors
+    /// As [`Region::create`], or if the file exists.
+    pub fn create_file(
+        domain: &str,
+        bytes: u64,
+        buffer_stride_bytes: u32,
+        pages: Pages,
+        path: &Path,
+    ) -> Result<Self, RegionError> {
+        Self::over(domain, bytes, buffer_stride_bytes, || SharedMemory::create_file(path, bytes, pages))
+    }
+
+    fn over(
+        domain: &str,
+        bytes: u64,
+        buffer_stride_bytes: u32,
+        memory: impl FnOnce() -> Result<SharedMemory, MemoryError>,
+    ) -> Result<Self, RegionError> {
         let cookie = random_cookie().map_err(RegionError::Random)?;
         let geometry = RegionGeometry::fit(bytes, buffer_stride_bytes, cookie)
             .map_err(|source| RegionError::Geometry { domain: domain.to_owned(), source })?;
-        let memory = SharedMemory::create(&format!("netvm-region-{domain}"), bytes, pages)?;
+        let memory = memory()?;
         let mapping = Mapping::shared(&memory)?.leak();
         // SAFETY: the mapping is writable, starts on a page and is at least 2 MiB long (`fit`). Nobody else
         // maps it yet; whoever does later is another process, which has its own view of these bytes.

@@ -1,10 +1,14 @@
-//! Anonymous shared memory that is handed out as a file descriptor: sealed, private to its owner.
+//! Shared memory that is handed out as a file descriptor: anonymous and sealed, or a file with a name for
+//! launchers that cannot take a descriptor; private to its owner either way.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{FallocateFlags, MemfdFlags, Mode, SealFlags};
 use rustix::io::Errno;
+
+use super::named_file::{FileIdentity, FilePages, NamedFile};
 
 /// Size of a huge page that regions use.
 pub const HUGE_PAGE_BYTES: u64 = 2 << 20;
@@ -82,12 +86,42 @@ pub enum MemoryError {
         /// What the kernel said.
         source: io::Error,
     },
+    /// The place of its file is taken.
+    #[error(
+        "{path} exists already: another switch has it, or somebody left it; stop that switch, give the domain \
+         another `path`, or, if nobody uses the file, `rm {path}`"
+    )]
+    Taken {
+        /// Where.
+        path: PathBuf,
+    },
+    /// There cannot be a file.
+    #[error(
+        "cannot make {path}: {source}; its folder must be there and writable, or correct `path` of the domain"
+    )]
+    Place {
+        /// Where.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The file system has other pages than the config asks for.
+    #[error("{path} would have {found}; {fix}")]
+    FilePages {
+        /// Where.
+        path: PathBuf,
+        /// What pages there are.
+        found: String,
+        /// What to do.
+        fix: &'static str,
+    },
     /// The mapping cannot be watched.
     #[error(transparent)]
     Watch(#[from] super::fault::WatchError),
 }
 
-/// One memfd: a region or a control area. Nobody can shrink, grow or unseal it; only its owner may open it.
+/// A region or a control area. Only its owner may open it. A memfd cannot be shrunk, grown or unsealed by
+/// anybody; a file can.
 #[derive(Debug)]
 pub struct SharedMemory {
     fd: OwnedFd,
@@ -95,6 +129,7 @@ pub struct SharedMemory {
     bytes: u64,
     kind: PageKind,
     why_plain: Option<String>,
+    file: Option<NamedFile>,
 }
 
 impl SharedMemory {
@@ -130,6 +165,40 @@ impl SharedMemory {
         }
     }
 
+    /// Makes a file of `bytes` bytes at `path`, in whole pages of its file system, all of them present from the
+    /// start. Which pages these are is for the path to say; `pages` is what is allowed.
+    ///
+    /// # Errors
+    /// If the size is no power of two, the file exists, or there is not enough memory or the wrong kind of it.
+    pub fn create_file(path: &Path, bytes: u64, pages: Pages) -> Result<Self, MemoryError> {
+        let name = path.display().to_string();
+        if !bytes.is_power_of_two() || bytes < PLAIN_PAGE_BYTES {
+            return Err(MemoryError::Size { name, bytes, min: PLAIN_PAGE_BYTES });
+        }
+        let (file, fd) = NamedFile::create(path).map_err(|error| match error {
+            Errno::EXIST => MemoryError::Taken { path: path.to_owned() },
+            error => MemoryError::Place { path: path.to_owned(), source: error.into() },
+        })?;
+        let found = FilePages::of(fd.as_fd());
+        let found = found.map_err(|source| Failed { action: "look at", source }.error(&name, bytes))?;
+        let kind = allowed_kind(found, pages, path)?;
+        let bytes = bytes.max(kind.page_bytes());
+        let sized = rustix::fs::ftruncate(&fd, bytes)
+            .and_then(|()| rustix::fs::fallocate(&fd, FallocateFlags::empty(), 0, bytes));
+        sized.map_err(|source| match kind {
+            PageKind::Hugetlb => MemoryError::HugePages {
+                name: name.clone(),
+                needed: bytes / HUGE_PAGE_BYTES,
+                free: free_huge_pages(),
+                source: source.into(),
+            },
+            PageKind::Plain => Failed { action: "allocate", source }.error(&name, bytes),
+        })?;
+        let why_plain = (kind == PageKind::Plain && pages == Pages::HugetlbOrPlain)
+            .then(|| format!("{name} is not on hugetlbfs"));
+        Ok(Self { fd, name, bytes, kind, why_plain, file: Some(file) })
+    }
+
     fn create_kind(name: &str, bytes: u64, kind: PageKind) -> Result<Self, Failed> {
         let mut flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
         if kind == PageKind::Hugetlb {
@@ -150,13 +219,19 @@ impl SharedMemory {
         rustix::fs::fallocate(&fd, FallocateFlags::empty(), 0, bytes).map_err(failed("allocate"))?;
         rustix::fs::fcntl_add_seals(&fd, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)
             .map_err(failed("seal"))?;
-        Ok(Self { fd, name: name.to_owned(), bytes, kind, why_plain: None })
+        Ok(Self { fd, name: name.to_owned(), bytes, kind, why_plain: None, file: None })
     }
 
     /// The descriptor to hand out: by inheritance to QEMU, by `SCM_RIGHTS` to a process.
     #[must_use]
     pub fn fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
+    }
+
+    /// Its file, if it has a name for others.
+    #[must_use]
+    pub fn file(&self) -> Option<&FileIdentity> {
+        self.file.as_ref().map(NamedFile::identity)
     }
 
     /// Its name, as `/proc/self/maps` shows it.
@@ -181,6 +256,26 @@ impl SharedMemory {
     #[must_use]
     pub fn why_plain(&self) -> Option<&str> {
         self.why_plain.as_deref()
+    }
+}
+
+/// The kind of pages that a file has, if that is one of those allowed.
+fn allowed_kind(found: FilePages, pages: Pages, path: &Path) -> Result<PageKind, MemoryError> {
+    let wrong = |found: String, fix| Err(MemoryError::FilePages { path: path.to_owned(), found, fix });
+    match (found, pages) {
+        (FilePages::Plain, Pages::Plain | Pages::HugetlbOrPlain) => Ok(PageKind::Plain),
+        (FilePages::Huge(HUGE_PAGE_BYTES), Pages::Hugetlb | Pages::HugetlbOrPlain) => Ok(PageKind::Hugetlb),
+        (FilePages::Plain, Pages::Hugetlb) => wrong(
+            "ordinary pages".to_owned(),
+            "choose a `path` on hugetlbfs (`mount -t hugetlbfs none /dev/hugepages`), or set pages = \"plain\"",
+        ),
+        (FilePages::Huge(HUGE_PAGE_BYTES), Pages::Plain) => {
+            wrong("huge pages".to_owned(), "choose a `path` elsewhere, or set pages = \"hugetlb\"")
+        }
+        (FilePages::Huge(bytes), _) => wrong(
+            format!("pages of {} MiB", bytes >> 20),
+            "choose a `path` on a hugetlbfs of 2 MiB pages (`mount -t hugetlbfs -o pagesize=2M none FOLDER`)",
+        ),
     }
 }
 
@@ -246,5 +341,43 @@ mod tests {
                 assert!(memory.why_plain().unwrap().starts_with("1 huge pages of 2 MiB needed, "));
             }
         }
+    }
+
+    #[test]
+    fn a_file_is_made_where_it_is_asked_for_and_goes_with_its_memory() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("region");
+        let memory = SharedMemory::create_file(&path, 1 << 16, Pages::HugetlbOrPlain).unwrap();
+        assert_eq!(memory.bytes(), 1 << 16);
+        assert_eq!(std::fs::metadata(&path).unwrap().len(), 1 << 16);
+        assert!(memory.why_plain().unwrap().ends_with("region is not on hugetlbfs"));
+        let second = SharedMemory::create_file(&path, 1 << 16, Pages::Plain).unwrap_err();
+        assert!(matches!(second, MemoryError::Taken { .. }), "{second}");
+        drop(memory);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_file_of_the_wrong_pages_is_refused_with_the_fix_and_does_not_stay() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("region");
+        let text = SharedMemory::create_file(&path, 2 << 20, Pages::Hugetlb).unwrap_err().to_string();
+        assert!(text.contains("region would have ordinary pages; choose a `path` on hugetlbfs"), "{text}");
+        assert!(!path.exists());
+        for (found, pages) in
+            [(FilePages::Huge(HUGE_PAGE_BYTES), Pages::Plain), (FilePages::Huge(1 << 30), Pages::Hugetlb)]
+        {
+            assert!(matches!(allowed_kind(found, pages, &path), Err(MemoryError::FilePages { .. })));
+        }
+        let huge = allowed_kind(FilePages::Huge(HUGE_PAGE_BYTES), Pages::Hugetlb, &path);
+        assert_eq!(huge.unwrap(), PageKind::Hugetlb);
+    }
+
+    #[test]
+    fn a_folder_that_is_not_there_is_said_with_the_key_to_correct() {
+        let text = SharedMemory::create_file(Path::new("/nonexistent/region"), 4096, Pages::Plain)
+            .unwrap_err()
+            .to_string();
+        assert!(text.starts_with("cannot make /nonexistent/region: ") && text.contains("`path`"), "{text}");
     }
 }

@@ -12,6 +12,7 @@ use crate::control::protocol::{ClientKind, Granted, Reply, Request, Said};
 use crate::control::seqpacket::{self, Received};
 use crate::plan::Plan;
 use crate::qemu::command::SharedArea;
+use crate::region::FilePages;
 
 /// Why the switch gives no memory.
 #[derive(Debug, thiserror::Error)]
@@ -82,8 +83,8 @@ impl Grant {
 fn areas(granted: Granted, [control, region]: [OwnedFd; 2]) -> Vec<SharedArea> {
     let Granted { control_bytes, region_bytes, read_only } = granted;
     vec![
-        SharedArea { name: "control", fd: control, bytes: control_bytes, read_only: false },
-        SharedArea { name: "region", fd: region, bytes: region_bytes, read_only },
+        SharedArea { name: "control", fd: control, path: None, bytes: control_bytes, read_only: false },
+        SharedArea { name: "region", fd: region, path: None, bytes: region_bytes, read_only },
     ]
 }
 
@@ -93,8 +94,11 @@ pub fn stand_in(plan: &Plan, vm: &str) -> Result<Vec<SharedArea>, Failure> {
     let owner = owner.ok_or_else(|| format!("no VM {vm:?} in the plan"))?;
     let domain = &plan.domains[owner.domain.index()];
     let geometry = RegionGeometry::fit(domain.region_bytes, domain.buffer_stride_bytes, 0)?;
+    let control_bytes = AreaLayout::plan(&owner.area(geometry))?.bytes();
+    // The file system says how long a file is. Where its folder is missing, `netvm run` will say so.
+    let file_pages = owner.path.as_deref().map_or(Ok(FilePages::Plain), FilePages::beside);
     let granted = Granted {
-        control_bytes: AreaLayout::plan(&owner.area(geometry))?.bytes(),
+        control_bytes: file_pages.unwrap_or(FilePages::Plain).whole(control_bytes),
         region_bytes: domain.region_bytes,
         read_only: owner.read_only,
     };
@@ -103,5 +107,9 @@ pub fn stand_in(plan: &Plan, vm: &str) -> Result<Vec<SharedArea>, Failure> {
         ftruncate(&fd, bytes)?;
         Ok(fd)
     };
-    Ok(areas(granted, [memory(granted.control_bytes)?, memory(granted.region_bytes)?]))
+    let mut areas = areas(granted, [memory(granted.control_bytes)?, memory(granted.region_bytes)?]);
+    for (area, path) in areas.iter_mut().zip([&owner.path, &domain.path]) {
+        area.path.clone_from(path);
+    }
+    Ok(areas)
 }

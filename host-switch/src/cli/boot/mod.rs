@@ -118,9 +118,15 @@ fn print(config: &Config, vm: &Vm, args: &BootArgs, switch_dir: &Path) -> Result
     let launched =
         vm::launch_of(vm, accelerator, areas, vec![monitor.into()], &serial_log(args, vm, switch_dir))?;
     println!("{}", launched.command().to_shell());
+    let memory = if launched.areas.iter().any(|area| area.path.is_some()) {
+        "Control area and region are files that `netvm run` makes. "
+    } else {
+        ""
+    };
+    let inherited = if memory.is_empty() { "control area and region, " } else { "" };
     eprintln!(
-        "The numbers under /proc/self/fd and in fd= are descriptors that QEMU inherits: control area and region \
-         from {}, a QMP socket whose other end goes to the switch, an initramfs with the files of this VM.",
+        "{memory}The numbers under /proc/self/fd and in fd= are descriptors that QEMU inherits: {inherited}a QMP \
+         socket whose other end goes to the switch over {}, an initramfs with the files of this VM.",
         switch_dir.join("endpoint.sock").display()
     );
     Ok(ExitCode::SUCCESS)
