@@ -146,7 +146,8 @@ impl Port {
 fn read_domains(cursor: &Cursor<'_>, scope: &Scope<'_>) -> Option<Vec<DomainId>> {
     if !cursor.has(&DOMAINS) {
         if !cursor.has(&DOMAIN) {
-            cursor.refuse(&DOMAIN, Kind::Value, DOMAIN.form.rule(), Vec::new());
+            let rule = "must have either domain or domains";
+            cursor.refuse_at(&cursor.whole("neither"), Kind::Conflict, rule, Vec::new());
         }
         return cursor.reference(&DOMAIN, &scope.domains.names).map(|domain| vec![DomainId(domain)]);
     }
@@ -173,7 +174,8 @@ fn read_domains(cursor: &Cursor<'_>, scope: &Scope<'_>) -> Option<Vec<DomainId>>
 
 fn read_chain(cursor: &Cursor<'_>, id: PortId, scope: &Scope<'_>) -> Option<ChainId> {
     let chain = ChainId(cursor.reference(&CHAIN, &scope.chains.names)?);
-    scope.chain_starts_at(cursor, &CHAIN, chain, Some(id)).then_some(chain)
+    let first = scope.port_domains[id.index()].get(..1).unwrap_or_default();
+    scope.chain_starts_at(cursor, &CHAIN, chain, first).then_some(chain)
 }
 
 fn read_mtu(cursor: &Cursor<'_>, id: PortId, scope: &Scope<'_>) -> Option<u16> {

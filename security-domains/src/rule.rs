@@ -94,7 +94,8 @@ fn read_action(cursor: &Cursor<'_>, scope: &Scope<'_>, port: Option<PortId>) -> 
         }
     }
     let chain = ChainId(cursor.reference(&CHAIN, &scope.chains.names)?);
-    scope.chain_starts_at(cursor, &CHAIN, chain, port).then_some(RuleAction::Chain(chain))
+    let domains = port.map_or(&[][..], |port| &scope.port_domains[port.index()]);
+    scope.chain_starts_at(cursor, &CHAIN, chain, domains).then_some(RuleAction::Chain(chain))
 }
 
 /// `Some(None)`: nobody is shown anything. `None`: there is a finding.

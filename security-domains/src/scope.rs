@@ -6,7 +6,7 @@ use crate::config::Owner;
 use crate::cursor::{Cursor, quoted};
 use crate::domain;
 use crate::finding::Kind;
-use crate::ids::{ChainId, DomainId, PortId, ServiceId};
+use crate::ids::{ChainId, DomainId, ServiceId};
 use crate::key::{Key, Presence, Table};
 use crate::names::{NameSpace, NameTable};
 use crate::{chain, edge, endpoint, policy, port, process, rule, service, switch, vm};
@@ -200,16 +200,16 @@ impl<'d> Scope<'d> {
         false
     }
 
-    /// Whether the packets of a port get to the start of a chain; a finding if not.
+    /// Whether packets that enter one of these domains get to the start of a chain, from the first over an
+    /// edge; a finding if not.
     pub(crate) fn chain_starts_at(
         &self,
         cursor: &Cursor<'_>,
         key: &Key,
         chain: ChainId,
-        port: Option<PortId>,
+        domains: &[DomainId],
     ) -> bool {
         let Some(start) = self.chain_domains[chain.index()] else { return true };
-        let domains = port.map_or(&[][..], |port| &self.port_domains[port.index()]);
         if domains.contains(&start) {
             return true;
         }

@@ -2,10 +2,11 @@
 
 use proptest::prelude::*;
 
-const EXAMPLES: [&str; 3] = [
+const EXAMPLES: [&str; 4] = [
     include_str!("../examples/demo.toml"),
     include_str!("../examples/process-forwarder.toml"),
     include_str!("../examples/two-tenants.toml"),
+    include_str!("edges.toml"),
 ];
 
 /// Pieces that are likely to break something where they land.
@@ -65,7 +66,7 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(2000) })]
 
     #[test]
-    fn mutated_examples_never_panic(example in 0..3_usize, mutations in prop::collection::vec(mutation(), 1..6)) {
+    fn mutated_examples_never_panic(example in 0..4_usize, mutations in prop::collection::vec(mutation(), 1..6)) {
         let mut text = EXAMPLES[example].to_owned();
         for (at, removed, piece) in mutations {
             let start = boundary(&text, at);
@@ -79,7 +80,7 @@ proptest! {
     }
 
     #[test]
-    fn moved_lines_never_panic(example in 0..3_usize, swaps in prop::collection::vec(any::<(prop::sample::Index, prop::sample::Index)>(), 1..8)) {
+    fn moved_lines_never_panic(example in 0..4_usize, swaps in prop::collection::vec(any::<(prop::sample::Index, prop::sample::Index)>(), 1..8)) {
         let mut lines: Vec<&str> = EXAMPLES[example].lines().collect();
         for (from, to) in swaps {
             let (from, to) = (from.index(lines.len()), to.index(lines.len()));
