@@ -12,13 +12,17 @@
 //! - **To port p**: out.
 //! - A hop without a live instance is skipped or drops the packet, as its service says.
 //! - After [`HOP_LIMIT`] endpoints a packet is dropped, wherever it is.
+//!
+//! A packet lies in the region of one domain. Where the step leads to another one, the lcore asks
+//! [`Forwarding::edge`] before it copies the packet across.
 
 use shm_ring::desc::{Kind, Verdict};
 
 use crate::criteria::Match;
 use crate::drop_reason::DropReason;
+use crate::edge::{EdgeSpec, Edges};
 use crate::header::HeaderCopy;
-use crate::ids::{ChainId, DomainId, EndpointId, PortId, ServiceId};
+use crate::ids::{ChainId, DomainId, EdgeId, EndpointId, PortId, ServiceId};
 use crate::instance;
 use crate::ledger::PacketPath;
 use crate::liveness::Liveness;
@@ -58,13 +62,17 @@ pub struct Forwarding {
     pub(crate) services: Box<[Service]>,
     /// The service of each endpoint.
     pub(crate) service_of: Box<[ServiceId]>,
+    /// The domain of each endpoint.
+    pub(crate) domain_of: Box<[DomainId]>,
     pub(crate) chains: Box<[Chain]>,
+    pub(crate) edges: Edges,
     pub(crate) flow_seed: u64,
 }
 
 #[derive(Clone, Debug)]
 pub(crate) struct Port {
-    pub(crate) domain: DomainId,
+    /// At least one.
+    pub(crate) domains: Box<[DomainId]>,
     pub(crate) chain: Option<ChainId>,
     /// Whether any decision about its packets can hang on their headers.
     pub(crate) needs_header: bool,
@@ -235,15 +243,62 @@ impl Forwarding {
         self.service_of.get(endpoint.index()).copied()
     }
 
-    /// The domain of a port; a buffer of another one must not leave there.
+    /// The domain of an endpoint.
     #[inline]
     #[must_use]
-    pub fn domain_of(&self, port: PortId) -> Option<DomainId> {
-        self.ports.get(port.index()).map(|port| port.domain)
+    pub fn domain_of(&self, endpoint: EndpointId) -> Option<DomainId> {
+        self.domain_of.get(endpoint.index()).copied()
     }
 
-    /// Whether any decision about a port's packets can hang on their headers: the port has rules, or a service
-    /// that they can get to has several instances to choose from.
+    /// The domains of a port; a buffer of any other one must not leave there. Several share it.
+    #[inline]
+    #[must_use]
+    pub fn domains_of(&self, port: PortId) -> &[DomainId] {
+        self.ports.get(port.index()).map_or(&[], |port| &port.domains)
+    }
+
+    /// The domain into whose region a frame belongs that `port` has received and that goes to `step` first: that
+    /// of the step, if it is one of the port's, else the port's first one, from where the frame has to cross.
+    #[must_use]
+    pub fn entry_domain(&self, port: PortId, step: Step) -> Option<DomainId> {
+        let domains = self.domains_of(port);
+        let first = domains.first().copied();
+        if domains.len() < 2 {
+            return first;
+        }
+        let own = |is_of_step: &dyn Fn(DomainId) -> bool| domains.iter().copied().find(|d| is_of_step(*d));
+        let of_step = match step {
+            Step::Endpoint(endpoint) => own(&|domain| self.domain_of(endpoint) == Some(domain)),
+            Step::Port(egress) => own(&|domain| self.domains_of(egress).contains(&domain)),
+            Step::Drop(_) | Step::Home => None,
+        };
+        of_step.or(first)
+    }
+
+    /// The domain in whose region a packet of domain `from` has to lie to leave by `port`: its own, if it is one
+    /// of the port's, else the port's first one.
+    #[must_use]
+    pub fn egress_domain(&self, from: DomainId, port: PortId) -> Option<DomainId> {
+        let domains = self.domains_of(port);
+        if domains.contains(&from) { Some(from) } else { domains.first().copied() }
+    }
+
+    /// The edge on which a packet with these headers crosses: the first one in order that carries it.
+    ///
+    /// # Errors
+    /// [`DropReason::DomainEdgeDenied`] if none does.
+    pub fn edge(&self, from: DomainId, to: DomainId, header: &HeaderCopy) -> Result<EdgeId, DropReason> {
+        self.edges.carrying(from, to, header).ok_or(DropReason::DomainEdgeDenied)
+    }
+
+    /// Every edge, in order.
+    #[must_use]
+    pub fn edges(&self) -> &[EdgeSpec] {
+        &self.edges.specs
+    }
+
+    /// Whether any decision about a port's packets can hang on their headers: the port is shared by domains, or
+    /// has rules, or a service that they can get to has several instances to choose from.
     #[inline]
     #[must_use]
     pub fn needs_header(&self, port: PortId) -> bool {

@@ -52,6 +52,10 @@ id!(
     /// A security domain.
     DomainId(u16)
 );
+id!(
+    /// An edge between two domains.
+    EdgeId(u16)
+);
 
 /// Most endpoints of one switch.
 pub const ENDPOINTS_MAX: usize = 1024;

@@ -8,6 +8,8 @@
 //! - The **forwarding** snapshot: [`forwarding::Forwarding`] says where a packet goes, on arrival and after a
 //!   verdict. It is immutable; control publishes a new one.
 //!
+//! [`rate`] and [`share`] say how much of it there may be when there is not enough for all.
+//!
 //! A shard and its counters belong to one lcore: no atomics, no locks. Nothing that runs per packet allocates,
 //! and no input of a guest reaches a panic.
 #![forbid(unsafe_code)]
@@ -20,7 +22,12 @@
         feature = "sabotage-holder",
         feature = "sabotage-bound",
         feature = "sabotage-length",
-        feature = "sabotage-verdict-rights"
+        feature = "sabotage-verdict-rights",
+        feature = "sabotage-edge",
+        feature = "sabotage-broadcast",
+        feature = "sabotage-ways",
+        feature = "sabotage-bucket",
+        feature = "sabotage-share"
     )
 ))]
 compile_error!("the sabotage features break checks on purpose and never go into a release build");
@@ -32,6 +39,7 @@ pub mod counters;
 pub mod criteria;
 mod descriptor;
 pub mod drop_reason;
+pub mod edge;
 pub mod fault;
 pub mod forwarding;
 pub mod frame;
@@ -42,12 +50,17 @@ pub mod instance;
 pub mod ledger;
 pub mod liveness;
 pub mod passage;
+pub mod rate;
 pub mod recovery;
 pub mod rule;
 pub mod shard;
+pub mod share;
 pub mod snapshot;
 #[cfg(test)]
 mod test_frames;
+#[cfg(test)]
+mod test_switch;
 pub mod transition;
+mod ways;
 
 pub use named::Named;

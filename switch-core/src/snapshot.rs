@@ -5,6 +5,7 @@
 
 use thiserror::Error;
 
+use crate::edge::{EdgeSpec, Edges};
 use crate::forwarding::{Chain, Forwarding, HOP_LIMIT, Port, Service};
 use crate::ids::{ChainId, DomainId, ENDPOINTS_MAX, EndpointId, PortId, ServiceId};
 use crate::rule::{Rule, RuleAction};
@@ -29,10 +30,10 @@ pub enum WhenDead {
 }
 
 /// One port.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PortSpec {
-    /// The domain to which it belongs.
-    pub domain: DomainId,
+    /// The domains to which it belongs. Packets that no rule sends elsewhere enter the first one.
+    pub domains: Vec<DomainId>,
     /// The chain that its packets take when no rule says otherwise; `None`: they are dropped as `no_chain`.
     pub chain: Option<ChainId>,
 }
@@ -93,6 +94,8 @@ pub struct ForwardingSpec {
     pub chains: Vec<ChainSpec>,
     /// Rules in order; of each port the first match wins.
     pub rules: Vec<Rule>,
+    /// Edges in order; of two domains the first that carries a packet takes it.
+    pub edges: Vec<EdgeSpec>,
     /// Secret of the flow hash.
     pub flow_seed: u64,
 }
@@ -128,13 +131,27 @@ pub enum SnapshotError {
         /// How many.
         count: usize,
     },
-    /// More ports, services or chains than have numbers.
+    /// More of a kind than have numbers.
     #[error("{count} {kind}s, at most 65534 are allowed")]
     TooMany {
         /// Of what.
         kind: &'static str,
         /// How many.
         count: usize,
+    },
+    /// A port of nobody.
+    #[error("port {port} belongs to no domain")]
+    NoDomain {
+        /// Which.
+        port: usize,
+    },
+    /// An edge that leads nowhere.
+    #[error("edge {edge} leads from domain {domain} to itself")]
+    EdgeToItself {
+        /// Which.
+        edge: usize,
+        /// Whose.
+        domain: DomainId,
     },
     /// A packet could leave its domain.
     #[error("{user} {position} of domain {from} leads to {kind} {id} of domain {to}, and no edge is drawn")]
@@ -162,7 +179,7 @@ impl ForwardingSpec {
     pub fn build(&self) -> Result<Forwarding, SnapshotError> {
         self.check_counts()?;
         self.check_references()?;
-        self.check_domains()?;
+        self.check_ways()?;
         Ok(Forwarding {
             ports: self.ports.iter().zip(0..).map(|(port, id)| self.build_port(port, PortId(id))).collect(),
             services: (0..)
@@ -171,19 +188,23 @@ impl ForwardingSpec {
                 .map(|(id, s)| self.build_service(id, s))
                 .collect(),
             service_of: self.endpoints.iter().map(|endpoint| endpoint.service).collect(),
+            domain_of: self.endpoints.iter().map(|endpoint| endpoint.domain).collect(),
             chains: self
                 .chains
                 .iter()
                 .map(|chain| Chain { path: chain.path.as_slice().into(), egress: chain.egress })
                 .collect(),
+            edges: Edges::new(&self.edges),
             flow_seed: self.flow_seed,
         })
     }
 
     fn build_port(&self, port: &PortSpec, id: PortId) -> Port {
         let rules: Box<[Rule]> = self.rules.iter().filter(|rule| rule.port == id).cloned().collect();
-        let needs_header = !rules.is_empty() || port.chain.is_some_and(|chain| self.leads_to_a_choice(chain));
-        Port { domain: port.domain, chain: port.chain, needs_header, rules }
+        let is_shared = port.domains.len() > 1;
+        let leads_to_a_choice = || port.chain.is_some_and(|chain| self.leads_to_a_choice(chain));
+        let needs_header = is_shared || !rules.is_empty() || leads_to_a_choice();
+        Port { domains: port.domains.as_slice().into(), chain: port.chain, needs_header, rules }
     }
 
     /// Whether a service on a chain, or one that a packet can be sent to from there, has several instances.
@@ -221,7 +242,7 @@ impl ForwardingSpec {
         })
     }
 
-    fn instances(&self, service: ServiceId) -> impl Iterator<Item = (EndpointId, DomainId)> + '_ {
+    pub(crate) fn instances(&self, service: ServiceId) -> impl Iterator<Item = (EndpointId, DomainId)> + '_ {
         (0..)
             .map(EndpointId)
             .zip(&self.endpoints)
@@ -233,8 +254,12 @@ impl ForwardingSpec {
         if self.endpoints.len() > ENDPOINTS_MAX {
             return Err(SnapshotError::TooManyEndpoints { count: self.endpoints.len() });
         }
-        let counts =
-            [("port", self.ports.len()), ("service", self.services.len()), ("chain", self.chains.len())];
+        let counts = [
+            ("port", self.ports.len()),
+            ("service", self.services.len()),
+            ("chain", self.chains.len()),
+            ("edge", self.edges.len()),
+        ];
         for (kind, count) in counts {
             if count >= usize::from(u16::MAX) {
                 return Err(SnapshotError::TooMany { kind, count });
@@ -291,67 +316,6 @@ impl ForwardingSpec {
     fn check_service(&self, user: &'static str, position: usize, id: ServiceId) -> Result<(), SnapshotError> {
         check_known(user, position, "service", id.0, self.services.len())
     }
-
-    /// No way leads from one domain to another: ports, their chains and rules, the services on a chain and
-    /// the targets of a service are all of one domain. References are known to be sound here.
-    fn check_domains(&self) -> Result<(), SnapshotError> {
-        for (position, chain) in self.chains.iter().enumerate() {
-            let domain = self.ports[chain.egress.index()].domain;
-            for service in &chain.path {
-                self.check_service_domain("chain", position, domain, *service)?;
-            }
-        }
-        for (position, port) in self.ports.iter().enumerate() {
-            if let Some(chain) = port.chain {
-                self.check_chain_domain("port", position, port.domain, chain)?;
-            }
-        }
-        for (position, rule) in self.rules.iter().enumerate() {
-            if let RuleAction::Chain(chain) = rule.action {
-                self.check_chain_domain("rule", position, self.ports[rule.port.index()].domain, chain)?;
-            }
-        }
-        for endpoint in &self.endpoints {
-            self.check_target_domains(endpoint)?;
-        }
-        Ok(())
-    }
-
-    fn check_target_domains(&self, endpoint: &EndpointSpec) -> Result<(), SnapshotError> {
-        let (position, from) = (endpoint.service.index(), endpoint.domain);
-        for target in &self.services[position].may_target {
-            match *target {
-                Target::Service(id) => self.check_service_domain("service", position, from, id)?,
-                Target::Port(id) => {
-                    let to = self.ports[id.index()].domain;
-                    check_same("service", position, from, "port", id.0, to)?;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn check_chain_domain(
-        &self,
-        user: &'static str,
-        position: usize,
-        from: DomainId,
-        chain: ChainId,
-    ) -> Result<(), SnapshotError> {
-        let to = self.ports[self.chains[chain.index()].egress.index()].domain;
-        check_same(user, position, from, "chain", chain.0, to)
-    }
-
-    fn check_service_domain(
-        &self,
-        user: &'static str,
-        position: usize,
-        from: DomainId,
-        service: ServiceId,
-    ) -> Result<(), SnapshotError> {
-        self.instances(service)
-            .try_for_each(|(endpoint, to)| check_same(user, position, from, "endpoint", endpoint.0, to))
-    }
 }
 
 fn check_known(
@@ -365,18 +329,4 @@ fn check_known(
         return Ok(());
     }
     Err(SnapshotError::Unknown { user, position, kind, id, count })
-}
-
-fn check_same(
-    user: &'static str,
-    position: usize,
-    from: DomainId,
-    kind: &'static str,
-    id: u16,
-    to: DomainId,
-) -> Result<(), SnapshotError> {
-    if from == to {
-        return Ok(());
-    }
-    Err(SnapshotError::CrossesDomains { user, position, from, kind, id, to })
 }

@@ -20,13 +20,14 @@ pub(super) fn forwarding(config: &Config, flow_seed: u64) -> Result<Forwarding, 
         endpoints: config.endpoints().iter().map(endpoint).collect(),
         chains: config.chains.iter().map(chain).collect(),
         rules: config.rules.iter().map(rule).collect(),
+        edges: Vec::new(),
         flow_seed,
     }
     .build()
 }
 
 fn port(port: &config::Port) -> PortSpec {
-    PortSpec { domain: DomainId(port.domain().0), chain: Some(ChainId(port.chain.0)) }
+    PortSpec { domains: vec![DomainId(port.domain().0)], chain: Some(ChainId(port.chain.0)) }
 }
 
 fn service(service: &config::Service) -> ServiceSpec {

@@ -260,7 +260,7 @@ fn control_area(spec: &LabSpec, region: &Region, lcores: &[u16]) -> (HostArea<'s
 
 fn forwarding(spec: &LabSpec) -> Forwarding {
     let ports = (0..spec.devices.len())
-        .map(|port| PortForwarding { domain: DomainId(0), chain: (port == 0).then_some(ChainId(0)) });
+        .map(|port| PortForwarding { domains: vec![DomainId(0)], chain: (port == 0).then_some(ChainId(0)) });
     let services = (0..spec.endpoints)
         .map(|_| ServiceSpec { may_target: vec![Target::Port(PortId(0))], ..ServiceSpec::default() });
     let endpoints = (0..spec.endpoints)
@@ -272,8 +272,8 @@ fn forwarding(spec: &LabSpec) -> Forwarding {
         services: services.collect(),
         endpoints: endpoints.collect(),
         chains: vec![ChainSpec { path, egress }],
-        rules: Vec::new(),
         flow_seed: 7,
+        ..ForwardingSpec::default()
     }
     .build()
     .unwrap()

@@ -1,78 +1,15 @@
-//! The ways of a packet through a small switch of two domains.
-//!
-//! Blue: ports 0 (client) and 1 (server); services 0 firewall (endpoints 0 and 1), 1 router (endpoint 2),
-//! 2 scanner (endpoint 3, fails open, in no chain but 2); chain 0 = firewall, router → server; chain 1 =
-//! router, firewall, router → client; chain 2 = scanner → server. Red: port 2, service 3 (endpoint 4), chain 3.
+//! The ways of a packet through the small switch of [`crate::test_switch`].
 
 use shm_ring::desc::{Kind, Verdict};
 
 use super::*;
 use crate::criteria::Criteria;
 use crate::ids::BufferIndex;
-use crate::snapshot::{
-    ChainSpec, EndpointSpec, ForwardingSpec, PortSpec, ServiceSpec, SnapshotError, Target,
-};
+use crate::snapshot::{EndpointSpec, ForwardingSpec, SnapshotError, Target};
 use crate::test_frames::{ipv4, ports, tcp};
-
-const BLUE: DomainId = DomainId(0);
-const RED: DomainId = DomainId(1);
-const CLIENT: PortId = PortId(0);
-const SERVER: PortId = PortId(1);
-const ROUTER: EndpointId = EndpointId(2);
-const SCANNER: EndpointId = EndpointId(3);
-const FIREWALL_ID: u32 = 0;
-const ROUTER_ID: u32 = 1;
-const SCANNER_ID: u32 = 2;
-
-fn service(may_target: &[Target], when_dead: WhenDead) -> ServiceSpec {
-    ServiceSpec { may_target: may_target.to_vec(), when_dead }
-}
-
-fn chain(path: &[u16], egress: PortId) -> ChainSpec {
-    ChainSpec { path: path.iter().copied().map(ServiceId).collect(), egress }
-}
-
-fn spec() -> ForwardingSpec {
-    let all = [0, 1, 2].map(|id| Target::Service(ServiceId(id)));
-    let router = [all[0], all[2], Target::Port(CLIENT)];
-    let endpoint = |domain, service| EndpointSpec { domain, service: ServiceId(service) };
-    ForwardingSpec {
-        ports: [(BLUE, 0), (BLUE, 1), (RED, 3)]
-            .map(|(domain, chain)| PortSpec { domain, chain: Some(ChainId(chain)) })
-            .to_vec(),
-        services: vec![
-            service(&[], WhenDead::Closed),
-            service(&router, WhenDead::Closed),
-            service(&all, WhenDead::Open),
-            service(&[], WhenDead::Closed),
-        ],
-        endpoints: vec![
-            endpoint(BLUE, 0),
-            endpoint(BLUE, 0),
-            endpoint(BLUE, 1),
-            endpoint(BLUE, 2),
-            endpoint(RED, 3),
-        ],
-        chains: vec![
-            chain(&[0, 1], SERVER),
-            chain(&[1, 0, 1], CLIENT),
-            chain(&[2], SERVER),
-            chain(&[3], PortId(2)),
-        ],
-        rules: Vec::new(),
-        flow_seed: 11,
-    }
-}
-
-fn live(endpoints: &[u16]) -> Liveness {
-    let mut live = Liveness::default();
-    endpoints.iter().for_each(|id| live.set(EndpointId(*id), true));
-    live
-}
-
-fn all_live() -> Liveness {
-    live(&[0, 1, 2, 3, 4])
-}
+use crate::test_switch::{
+    BLUE, CLIENT, FIREWALL_ID, RED, ROUTER, ROUTER_ID, SCANNER, SCANNER_ID, SERVER, all_live, live, spec,
+};
 
 fn returned(path: PacketPath, verdict: Verdict, aux: u32) -> Returned {
     let (index, kind) = (BufferIndex(0), Kind::Packet);
@@ -391,30 +328,6 @@ fn refuses_references_past_a_table_and_names_them() {
 }
 
 #[test]
-fn refuses_every_way_from_one_domain_to_another() {
-    type Change = fn(&mut ForwardingSpec);
-    let cases: [(Change, &str); 5] = [
-        (|s| s.ports[0].chain = Some(ChainId(3)), "port 0 of domain 0 leads to chain 3 of domain 1"),
-        (|s| s.chains[0].path.push(ServiceId(3)), "chain 0 of domain 0 leads to endpoint 4 of domain 1"),
-        (|s| s.endpoints[1].domain = RED, "chain 0 of domain 0 leads to endpoint 1 of domain 1"),
-        (
-            |s| s.services[1].may_target.push(Target::Port(PortId(2))),
-            "service 1 of domain 0 leads to port 2 of domain 1",
-        ),
-        (
-            |s| s.rules.push(rule(RuleAction::Chain(ChainId(3)))),
-            "rule 0 of domain 0 leads to chain 3 of domain 1",
-        ),
-    ];
-    for (change, message) in cases {
-        let mut spec = spec();
-        change(&mut spec);
-        let error = spec.build().map(|_| ()).unwrap_err().to_string();
-        assert_eq!(error, format!("{message}, and no edge is drawn"));
-    }
-}
-
-#[test]
 fn accepts_a_path_of_32_hops_and_refuses_33() {
     let mut spec = spec();
     spec.chains[0].path = vec![ServiceId(1); 32];
@@ -432,4 +345,39 @@ fn accepts_1024_endpoints_and_refuses_one_more() {
     spec.endpoints.push(EndpointSpec { domain: BLUE, service: ServiceId(0) });
     let error = spec.build().map(|_| ()).unwrap_err();
     assert_eq!(error.to_string(), "1025 endpoints, at most 1024 are allowed");
+}
+
+#[test]
+fn a_frame_enters_the_only_domain_of_its_port_wherever_it_goes() {
+    let forwarding = spec().build().unwrap();
+    for step in [Step::Endpoint(EndpointId(4)), Step::Port(PortId(2)), Step::Drop(DropReason::RuleDrop)] {
+        assert_eq!(forwarding.entry_domain(CLIENT, step), Some(BLUE));
+    }
+    assert_eq!(forwarding.entry_domain(PortId(3), Step::Home), None);
+}
+
+#[test]
+fn a_frame_of_a_shared_port_enters_the_domain_it_goes_to_if_the_port_has_it() {
+    let mut spec = spec();
+    spec.ports[0].domains = vec![BLUE, RED];
+    let forwarding = spec.build().unwrap();
+    let domain = |step| forwarding.entry_domain(CLIENT, step).unwrap();
+    assert_eq!(domain(Step::Endpoint(ROUTER)), BLUE);
+    assert_eq!(domain(Step::Endpoint(EndpointId(4))), RED);
+    assert_eq!(domain(Step::Port(PortId(2))), RED);
+    assert_eq!(domain(Step::Port(SERVER)), BLUE);
+    assert_eq!(domain(Step::Port(CLIENT)), BLUE, "the first of both");
+    assert_eq!(domain(Step::Drop(DropReason::RuleDrop)), BLUE);
+    assert!(forwarding.needs_header(CLIENT), "the domain is chosen by the header");
+}
+
+#[test]
+fn a_packet_leaves_a_shared_port_from_its_own_domain_and_a_foreign_one_from_the_first() {
+    let mut spec = spec();
+    spec.ports[0].domains = vec![BLUE, RED];
+    let forwarding = spec.build().unwrap();
+    assert_eq!(forwarding.egress_domain(RED, CLIENT), Some(RED));
+    assert_eq!(forwarding.egress_domain(DomainId(2), CLIENT), Some(BLUE));
+    assert_eq!(forwarding.egress_domain(RED, SERVER), Some(BLUE));
+    assert_eq!(forwarding.egress_domain(RED, PortId(3)), None);
 }
