@@ -24,7 +24,7 @@ pub(crate) const PINNED_BUFFERS: Key = Key {
     name: "pinned_buffers_max",
     form: Form::Number(Number::between(1, 4096)),
     presence: Presence::Number(64),
-    doc: "Buffers that each endpoint may have references to at once, of each lcore; only with access \"observer\".",
+    doc: "Buffers that each endpoint may have references to at once; only with access \"observer\".",
 };
 const PINNED_MS: Key = Key {
     name: "pinned_ms_max",
@@ -74,7 +74,7 @@ impl Access {
 /// How many references an observer may have, and for how long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Pins {
-    /// Buffers that each of its endpoints may have references to at once, of each lcore.
+    /// Buffers that each of its endpoints may have references to at once.
     #[serde(rename = "pinned_buffers_max")]
     pub buffers_max: u16,
     /// When a reference expires.

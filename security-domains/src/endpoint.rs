@@ -21,7 +21,7 @@ pub(crate) const QUOTA: Key = Key {
     name: "quota_buffers",
     form: Form::Number(Number::between(1, 32_768)),
     presence: Presence::Number(512),
-    doc: "Most buffers that it holds at once, of each lcore.",
+    doc: "Most buffers that it holds at once; each lcore lends it an even part.",
 };
 pub(crate) const RING_SLOTS: Key = Key {
     name: "ring_slots",
@@ -33,7 +33,7 @@ pub(crate) const CREDIT: Key = Key {
     name: "credit_buffers",
     form: Form::Number(Number::between(0, 32_768)),
     presence: Presence::Number(0),
-    doc: "Empty buffers that each lcore lends it at once, to make packets of its own; at most its quota.",
+    doc: "Empty buffers that it is lent at once, to make packets of its own; at most its quota.",
 };
 
 pub(crate) const LIMIT: LimitKeys = LimitKeys::new(
@@ -48,12 +48,12 @@ pub struct Endpoint {
     pub id: EndpointId,
     /// The service that it is an instance of.
     pub service: ServiceId,
-    /// Most buffers that it holds, or as an observer has references to, at once, of each lcore: it bounds one
-    /// ring back to the host.
+    /// Most buffers that it holds, or as an observer has references to, at once; it bounds each ring back to
+    /// the host.
     pub quota_buffers: u32,
     /// Slots of each ring.
     pub ring_slots: u32,
-    /// Empty buffers that each lcore lends it at once.
+    /// Empty buffers that it is lent at once.
     pub credit_buffers: u32,
     /// How much it may give back.
     #[serde(flatten)]

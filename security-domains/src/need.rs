@@ -48,8 +48,8 @@ pub struct DomainNeed {
     pub buffer_stride_bytes: u32,
     /// Buffers that fit into the region.
     pub buffers_available: u64,
-    /// The sum of the terms below. Buffers are sharded by lcore and quotas hold for each shard, so every
-    /// term counts once a lcore: with fewer, honest endpoints that use their quotas could starve a NIC queue.
+    /// The sum of the terms below: with fewer, honest endpoints that use their quotas could starve a NIC queue.
+    /// Buffers are sharded by lcore, and what each lcore needs counts once a lcore; of a quota it has a part.
     pub buffers_min: u64,
     /// Polling threads.
     pub lcores: u64,
@@ -57,7 +57,7 @@ pub struct DomainNeed {
     pub ports: Vec<PortTerm>,
     /// Its endpoints.
     pub endpoints: u64,
-    /// `lcores ×` the sum of the quotas of its endpoints, and of what its observers may have references to.
+    /// The sum of the quotas of its endpoints, and of what its observers may have references to.
     pub quota_buffers: u64,
     /// `lcores ×` [`BURST_BUFFERS`].
     pub burst_buffers: u64,
@@ -122,8 +122,9 @@ impl DomainNeed {
         let ports = port_terms(config, id, lcores);
         let endpoints: Vec<EndpointListing<'_>> =
             config.endpoints().into_iter().filter(|endpoint| endpoint.region == id).collect();
-        let quotas: u64 = endpoints.iter().map(|listing| u64::from(listing.endpoint.quota_buffers)).sum();
-        let quota_buffers = lcores * quotas;
+        // A quota is shared by the lcores, and each may lend at least one buffer.
+        let quota = |listing: &EndpointListing<'_>| u64::from(listing.endpoint.quota_buffers).max(lcores);
+        let quota_buffers = endpoints.iter().map(quota).sum();
         let burst_buffers = lcores * BURST_BUFFERS;
         let crossing_buffers = if crossed_into { lcores * CROSSING_BUFFERS } else { 0 };
         let queues: u64 = ports.iter().map(|term| term.buffers).sum();
@@ -247,8 +248,7 @@ impl fmt::Display for DomainNeed {
                 )?;
             }
         }
-        let quotas = self.quota_buffers / lcores;
-        writeln!(f, "  {:>8}  quotas: {threads} × {quotas} of {endpoints}", self.quota_buffers)?;
+        writeln!(f, "  {:>8}  quotas of {endpoints}", self.quota_buffers)?;
         writeln!(f, "  {:>8}  bursts in flight: {threads} × {BURST_BUFFERS}", self.burst_buffers)?;
         if self.crossing_buffers > 0 {
             let Self { crossing_buffers, .. } = self;

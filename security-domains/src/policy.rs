@@ -51,7 +51,7 @@ const DETACH_S: Key = Key {
     name: "detach_s",
     form: Form::Number(Number::between(0, 86_400)),
     presence: Presence::Number(10),
-    doc: "How long it may not attach again; 0: until netvm vm attach. Only with action \"detach\".",
+    doc: "How long it may not attach again; 0: until netvm vm attach. Only with action \"detach\" or \"kill\".",
 };
 pub(crate) const TABLE: Table = Table {
     header: "[[policy]]",
@@ -104,7 +104,7 @@ pub struct Policy {
     pub owner: Option<Owner>,
     /// How long a throttled one's rings are not read.
     pub throttle_ms: u16,
-    /// How long a detached one may not attach; 0: until it is told to.
+    /// How long one that was detached or killed may not attach; 0: until it is told to.
     pub detach_s: u32,
 }
 
@@ -117,8 +117,10 @@ impl Policy {
         let owner = read_owner(cursor, scope);
         let throttle_ms = cursor.number_u16(&THROTTLE_MS);
         let detach_s = cursor.number(&DETACH_S);
-        let belongs = [(&THROTTLE_MS, PolicyAction::Throttle), (&DETACH_S, PolicyAction::Detach)]
-            .map(|(key, wanted)| belongs_to(cursor, key, action, wanted));
+        let belongs = [
+            belongs_to(cursor, &THROTTLE_MS, action, &[PolicyAction::Throttle]),
+            belongs_to(cursor, &DETACH_S, action, &[PolicyAction::Detach, PolicyAction::Kill]),
+        ];
         (belongs == [true; 2]).then_some(())?;
         Some(Self {
             violation: violation?,
@@ -146,9 +148,12 @@ fn read_owner(cursor: &Cursor<'_>, scope: &Scope<'_>) -> Option<Option<Owner>> {
 }
 
 /// Refuses a key that means nothing with this action.
-fn belongs_to(cursor: &Cursor<'_>, key: &Key, action: Option<PolicyAction>, wanted: PolicyAction) -> bool {
-    let Some(action) = action.filter(|&action| cursor.has(key) && action != wanted) else { return true };
-    let rule = format!("must come with action = \"{wanted}\": it means nothing to \"{action}\"");
+fn belongs_to(cursor: &Cursor<'_>, key: &Key, action: Option<PolicyAction>, wanted: &[PolicyAction]) -> bool {
+    let Some(action) = action.filter(|action| cursor.has(key) && !wanted.contains(action)) else {
+        return true;
+    };
+    let words: Vec<String> = wanted.iter().map(|action| format!("\"{action}\"")).collect();
+    let rule = format!("must come with action = {}: it means nothing to \"{action}\"", words.join(" or "));
     cursor.refuse(key, Kind::Conflict, rule, Vec::new());
     false
 }

@@ -160,7 +160,7 @@ fn the_lab_needs_room_for_copies_and_the_hidden_domain_is_told() {
     assert_eq!(
         shown[2],
         "domain scrub0@lab: 1769 buffers of 2368 B in 4 MiB; needs at least 832:\n\
-         \u{20}      512  quotas: 1 lcore × 512 of 1 endpoint\n\
+         \u{20}      512  quotas of 1 endpoint\n\
          \u{20}      256  bursts in flight: 1 lcore × 256\n\
          \u{20}       64  copies from other domains: 1 lcore × 64\n\
          \u{20} rings: 2 = 1 endpoint × 1 lcore × 2\n\

@@ -8,10 +8,10 @@ fn shows_each_term_of_the_minimum() {
     let shown: Vec<String> = config.needs().iter().map(ToString::to_string).collect();
     assert_eq!(
         shown[1],
-        "domain green: 13441 buffers of 2496 B in 32 MiB; needs at least 6656:\n\
+        "domain green: 13441 buffers of 2496 B in 32 MiB; needs at least 5632:\n\
          \u{20}     2048  port green-in: 2 lcores × (512 rx + 512 tx slots)\n\
          \u{20}     2048  port green-out: 2 lcores × (512 rx + 512 tx slots)\n\
-         \u{20}     2048  quotas: 2 lcores × 1024 of 1 endpoint\n\
+         \u{20}     1024  quotas of 1 endpoint\n\
          \u{20}      512  bursts in flight: 2 lcores × 256\n\
          \u{20} rings: 4 = 1 endpoint × 2 lcores × 2\n\
          \u{20} hugepages of 2 MiB: 16 = 16 for the region + 0 for control areas (pages = \"hugetlb-or-plain\")"
