@@ -107,7 +107,7 @@ fn a_guest_may_rewrite_grow_and_shrink_a_frame_inside_its_buffer() {
     let (lab, written) = replay(1, &frames, |_| {});
     lab.attach(0);
     let mut hands = Hands::of(&lab, 0, 0);
-    let (mapping, geometry) = (lab.region.mapping(), *lab.region.geometry());
+    let (mapping, geometry) = (lab.regions[0].mapping(), *lab.regions[0].geometry());
     let guest = Guest::run(move || {
         let lent: Vec<Desc> = hands.take();
         hands.give(lent.into_iter().map(|desc| {
@@ -194,7 +194,7 @@ fn an_endpoint_with_credit_makes_packets_of_its_own() {
     });
     lab.attach(0);
     let mut hands = Hands::of(&lab, 0, 0);
-    let (mapping, geometry) = (lab.region.mapping(), *lab.region.geometry());
+    let (mapping, geometry) = (lab.regions[0].mapping(), *lab.regions[0].geometry());
     let mut left = 100;
     let guest = Guest::run(move || {
         for desc in hands.take() {

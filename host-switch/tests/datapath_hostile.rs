@@ -21,14 +21,6 @@ fn endless(endpoints: usize, adjust: impl FnOnce(&mut LabSpec)) -> Lab {
     Lab::start(&spec)
 }
 
-/// Everything that entered was delivered, dropped by name, or is in somebody's hands.
-fn assert_nothing_vanished(lab: &Lab) {
-    let counters = lab.counters();
-    let packets = &counters.domains[0].packets;
-    let held: u32 = counters.endpoints.iter().map(|endpoint| endpoint.held + endpoint.quarantined).sum();
-    assert_eq!(packets.entered, packets.delivered + packets.drops.total() + u64::from(held), "{counters:#?}");
-}
-
 #[test]
 fn garbage_descriptors_break_nothing_and_are_counted() {
     let lab = endless(2, |_| {});
@@ -69,7 +61,7 @@ fn garbage_descriptors_break_nothing_and_are_counted() {
     let told = lab.datapath().events();
     assert_eq!(told.iter().filter(|event| matches!(event, Event::Descriptor { .. })).count(), 1, "{told:?}");
     lab.assert_conserved();
-    assert_nothing_vanished(&lab);
+    lab.assert_nothing_vanished();
     lab.stop();
 }
 
@@ -85,7 +77,7 @@ fn an_endpoint_that_keeps_everything_holds_no_more_than_its_quota() {
     drop(hoarder);
     assert_eq!(counters.endpoints[0].held, 100);
     lab.assert_conserved();
-    assert_nothing_vanished(&lab);
+    lab.assert_nothing_vanished();
     lab.stop();
 }
 
@@ -98,7 +90,7 @@ fn an_endpoint_that_takes_nothing_fills_its_ring_and_no_more() {
     });
     assert_eq!(counters.endpoints[0].held, 16);
     lab.assert_conserved();
-    assert_nothing_vanished(&lab);
+    lab.assert_nothing_vanished();
     lab.stop();
 }
 
@@ -118,7 +110,7 @@ fn a_broken_counter_cuts_the_endpoint_off_and_its_buffers_wait_for_release_and_p
         assert!(!counters.endpoints[0].attached);
         assert!(matches!(lab.datapath().events()[..], [Event::Counter { .. }]));
         lab.assert_conserved();
-        assert_nothing_vanished(&lab);
+        lab.assert_nothing_vanished();
 
         let held = counters.endpoints[0].held;
         assert!(held > 0);
@@ -129,7 +121,7 @@ fn a_broken_counter_cuts_the_endpoint_off_and_its_buffers_wait_for_release_and_p
         assert_eq!(lab.datapath().reclaim(endpoint(0)).unwrap(), held);
         let reports = lab.assert_conserved();
         assert!(reports[0].audit.endpoints.is_empty() && reports[0].audit.quarantined.is_empty());
-        assert_nothing_vanished(&lab);
+        lab.assert_nothing_vanished();
         lab.stop();
     }
 }
@@ -150,11 +142,11 @@ fn release_and_reclaim_under_traffic_conserve_every_buffer() {
         let guest = (round % 2 == 1).then_some(guest);
         let released = lab.datapath().release(endpoint(0)).unwrap();
         lab.assert_conserved();
-        assert_nothing_vanished(&lab);
+        lab.assert_nothing_vanished();
         drop(guest);
         assert_eq!(lab.datapath().reclaim(endpoint(0)).unwrap(), released.quarantined);
         lab.assert_conserved();
-        assert_nothing_vanished(&lab);
+        lab.assert_nothing_vanished();
     }
     drop(steady);
     lab.stop();
@@ -193,7 +185,7 @@ fn a_late_proof_takes_home_the_old_epochs_buffers_and_leaves_the_new_ones() {
     assert_eq!((counters.endpoints[0].held, counters.endpoints[0].quarantined), (100, 0));
     assert_eq!(counters.endpoints[0].packets.drops.get(DropReason::LostWithEndpoint), 100);
     lab.assert_conserved();
-    assert_nothing_vanished(&lab);
+    lab.assert_nothing_vanished();
     lab.stop();
 }
 
@@ -208,12 +200,12 @@ fn a_region_that_loses_a_page_ends_its_domain_and_nothing_else() {
     // An empty file over one page of the region: the next access is the same SIGBUS that a page gives which
     // the kernel cannot bring back.
     let (empty, page) = (memfd_create("empty", MemfdFlags::CLOEXEC).unwrap(), 1 << 20);
-    let at = lab.region.mapping().base().as_ptr().wrapping_add(page);
+    let at = lab.regions[0].mapping().base().as_ptr().wrapping_add(page);
     let (protection, flags) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED | MapFlags::FIXED);
     // SAFETY: replaces one page of a mapping whose bytes nobody refers to or relies on, with another that is
     // mapped as well.
     unsafe { mmap(at.cast(), 4096, protection, flags, &empty, 0) }.unwrap();
-    lab.region.mapping().copy_in(page, &[1; 64]);
+    lab.regions[0].mapping().copy_in(page, &[1; 64]);
 
     let counters = lab.wait_until("it is noticed", |counters| counters.domains[0].region_lost);
     assert!(!counters.endpoints[0].attached && !counters.endpoints[0].fed);
@@ -221,7 +213,7 @@ fn a_region_that_loses_a_page_ends_its_domain_and_nothing_else() {
     drop(guest);
     assert!(matches!(lab.try_attach(0), Err(DatapathError::AttachRefused { .. })));
     lab.assert_conserved();
-    assert_nothing_vanished(&lab);
+    lab.assert_nothing_vanished();
     lab.stop();
 }
 

@@ -60,13 +60,15 @@ impl<K: Named, const N: usize> CounterSet<K, N> {
 
 /// Packets of one domain on one lcore.
 ///
-/// At rest `entered == delivered + drops.total()`; while packets are in flight, the difference is theirs.
+/// At rest `entered == delivered + crossed + drops.total()`; while packets are in flight, the difference is theirs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DomainCounters {
     /// Packets received by a port, made by an NF, or copied in.
     pub entered: u64,
     /// Packets that a port has taken for transmission.
     pub delivered: u64,
+    /// Packets that an edge has let into another domain; they have entered that one as copies.
+    pub crossed: u64,
     /// Packets that went no further, by reason.
     pub drops: DropCounters,
 }
@@ -76,6 +78,7 @@ impl DomainCounters {
     pub fn merge(&mut self, other: &Self) {
         self.entered += other.entered;
         self.delivered += other.delivered;
+        self.crossed += other.crossed;
         self.drops.merge(&other.drops);
     }
 }

@@ -98,6 +98,11 @@ pub const ALL: &[Sabotage] = &[
         build: Build::Test(&["--test", "dpdk"]),
         test: "a_burst_dropped_half_used_gives_its_frames_back",
     },
+    datapath("sabotage-edge-check", EDGES, "an_edge_that_is_not_drawn_lets_nothing_through"),
+    datapath("sabotage-crossing-reread", EDGES, "headers_rewritten_after_the_judgement_do_not_cross"),
+    datapath("sabotage-crossing-tail", EDGES, "nothing_but_the_frame_crosses"),
+    datapath("sabotage-limits", SHARES, "a_limited_domain_lets_in_what_its_rate_allows"),
+    datapath("sabotage-shares", SHARES, "a_flood_in_one_domain_leaves_the_other_its_share"),
     Sabotage {
         package: "guest-netlib",
         feature: "sabotage-drop-returns",
@@ -106,13 +111,22 @@ pub const ALL: &[Sabotage] = &[
     },
 ];
 
-/// A feature that is a tool of a test instead of a broken check: with it, the test must pass.
-pub const LEAK: Sabotage = Sabotage {
-    package: "host-switch",
-    feature: "sabotage-leak",
-    build: Build::Test(&["--test", "datapath_hostile"]),
-    test: "the_audit_finds_a_buffer_that_was_leaked_on_purpose",
-};
+const fn datapath(feature: &'static str, file: &'static [&'static str], test: &'static str) -> Sabotage {
+    Sabotage { package: "host-switch", feature, build: Build::Test(file), test }
+}
+
+const EDGES: &[&str] = &["--test", "datapath_edges"];
+const SHARES: &[&str] = &["--test", "datapath_shares"];
+
+/// Features that are tools of a test instead of broken checks: with them, the test must pass.
+pub const TOOLS: &[Sabotage] = &[
+    datapath(
+        "sabotage-leak",
+        &["--test", "datapath_hostile"],
+        "the_audit_finds_a_buffer_that_was_leaked_on_purpose",
+    ),
+    datapath("test-hooks", EDGES, "headers_rewritten_after_the_judgement_do_not_cross"),
+];
 
 #[cfg(test)]
 mod tests {
@@ -121,17 +135,21 @@ mod tests {
 
     use super::*;
 
+    fn is_declared(line: &str) -> bool {
+        line.starts_with("sabotage-") || line.starts_with("test-hooks ")
+    }
+
     #[test]
     fn every_sabotage_feature_of_the_workspace_is_run() {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
         let run: BTreeSet<String> =
-            ALL.iter().chain([&LEAK]).map(|one| format!("{}/{}", one.package, one.feature)).collect();
+            ALL.iter().chain(TOOLS).map(|one| format!("{}/{}", one.package, one.feature)).collect();
         let mut declared = BTreeSet::new();
         for entry in std::fs::read_dir(root).unwrap() {
             let folder = entry.unwrap().path();
             let Ok(manifest) = std::fs::read_to_string(folder.join("Cargo.toml")) else { continue };
             let package = folder.file_name().unwrap().to_string_lossy().into_owned();
-            for line in manifest.lines().filter(|line| line.starts_with("sabotage-")) {
+            for line in manifest.lines().filter(|line| is_declared(line)) {
                 let feature = line.split([' ', '=']).next().unwrap();
                 declared.insert(format!("{package}/{feature}"));
             }

@@ -118,7 +118,7 @@ fn stages(workspace: &Workspace, options: &Options) -> Vec<Stage> {
             10,
         ),
     ];
-    all.push(featured(workspace, &sabotage::LEAK));
+    all.extend(sabotage::TOOLS.iter().map(|tool| featured(workspace, tool)));
     all.extend(sabotage::ALL.iter().map(|sabotage| sabotaged(workspace, sabotage)));
     let mut vms = with_artifacts(workspace, workspace.cargo());
     if options.long {

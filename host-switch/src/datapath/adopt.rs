@@ -34,11 +34,16 @@ impl Lcore {
                 self.live.set(endpoint, feed && has_pair);
                 _ = done.send(());
             }
+            Message::Throttle { endpoint, duration, done } => {
+                self.throttle(endpoint, duration);
+                _ = done.send(());
+            }
             Message::Release { endpoint, done } => _ = done.send(self.release(endpoint)),
             Message::Reclaim { endpoint, done } => _ = done.send(self.reclaim(endpoint)),
             Message::Audit { done } => _ = done.send(self.audit()),
             Message::Counters { done } => _ = done.send(self.report()),
             Message::Forward { forwarding, done } => {
+                self.adopt_edges(&forwarding);
                 _ = done.send(std::mem::replace(&mut self.forwarding, forwarding));
             }
             #[cfg(feature = "sabotage-leak")]
@@ -60,9 +65,10 @@ impl Lcore {
         let QueuePairHandle { host_to_guest, guest_to_host, .. } = pair;
         lane.take_up(Pair { to_guest: host_to_guest, from_guest: guest_to_host });
         self.live.set(endpoint, true);
-        if !self.served.contains(&endpoint.index()) {
-            self.served.push(endpoint.index());
+        if !self.attached.contains(&endpoint.index()) {
+            self.attached.push(endpoint.index());
         }
+        self.serve_again(endpoint.index());
         true
     }
 
@@ -82,7 +88,8 @@ impl Lcore {
             }
             self.flush(FLUSH_FRAMES);
         }
-        self.served.retain(|&served| served != position);
+        self.attached.retain(|&attached| attached != position);
+        self.serve_no_more(position);
         let lane = &mut self.endpoints[position];
         lane.let_go();
         let quarantined = lane.quarantine(&mut self.domains[lane.domain.index()].cell.borrow());
@@ -153,6 +160,7 @@ impl Lcore {
             endpoints: endpoints.collect(),
             domains: self.domains.iter().map(DomainLane::snapshot).collect(),
             ports,
+            edges: self.edges.iter().map(|edge| edge.counters.clone()).collect(),
         }
     }
 

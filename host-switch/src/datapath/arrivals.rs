@@ -21,9 +21,14 @@ impl Lcore {
         if received == 0 {
             return 0;
         }
-        let DomainLane { cell, pool, state } = &mut self.domains[ingress.domain.index()];
+        let domain = ingress.domain;
+        let DomainLane { cell, pool, state, .. } = &mut self.domains[domain.index()];
         // Frames to be freed by DPDK, which takes the shard: dropped behind the borrow.
         let mut freed = MbufBurst::<RX_BURST>::new();
+        if let Some(limit) = &mut state.limit {
+            // Before the borrow: what is refused is freed there.
+            state.counters.drops.add(DropReason::DomainRate, limit.cut(&mut ingress.burst));
+        }
         let mut shard = cell.borrow();
         state.counters.entered += received as u64;
         ingress.counters.rx_packets += received as u64;
@@ -37,6 +42,7 @@ impl Lcore {
             egresses: &mut self.egresses,
             live: &mut self.live,
             events: &mut self.events,
+            crossings: &mut self.crossings,
         };
         let header = &mut *self.header;
         let needs_header = self.forwarding.needs_header(ingress.port);
@@ -71,9 +77,15 @@ impl Lcore {
                 route.domain.sampler.note(frame.index.0, place);
             }
             route.forward(frame, decision, None);
+            if needs_header {
+                route.crossings.bind(frame, header);
+            }
         }
         drop(shard);
         drop(freed);
+        if !self.crossings.is_empty() {
+            self.cross(domain);
+        }
         received
     }
 
@@ -81,15 +93,14 @@ impl Lcore {
     fn may_receive(&mut self, position: usize) -> bool {
         let Self { ingresses, domains, endpoints, live, .. } = self;
         let ingress = &mut ingresses[position];
-        let domain = &domains[ingress.domain.index()];
-        if domain.state.is_lost {
+        if domains[ingress.domain.index()].state.is_lost {
             return false;
         }
         let Some(chain) = &ingress.paced else { return true };
-        let shard = domain.cell.borrow();
         let lanes = || chain.iter().filter_map(|endpoint| endpoints.get(endpoint.index()));
         let is_fed = lanes().all(|lane| lane.pair.is_some() && live.is_live(lane.id));
-        let on_the_way: u32 = lanes().map(|lane| lane.packets_held(&shard)).sum();
+        let held = |lane: &EndpointLane| lane.packets_held(&domains[lane.domain.index()].cell.borrow());
+        let on_the_way: u32 = lanes().map(held).sum();
         // All of them could pile up at one endpoint; a burst more must still fit there.
         #[allow(clippy::cast_possible_truncation, reason = "32")]
         let fits = |lane: &EndpointLane| on_the_way + RX_BURST as u32 <= lane.packets_max();

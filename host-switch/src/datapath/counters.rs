@@ -1,6 +1,6 @@
 //! What the datapath counts, as control sees it: a copy that each lcore makes between two bursts.
 
-use switch_core::counters::{DomainCounters, EndpointCounters, LedgerFaultCounters};
+use switch_core::counters::{DomainCounters, DropCounters, EndpointCounters, LedgerFaultCounters};
 use switch_core::ids::LcoreId;
 
 /// Packets of one port on one lcore.
@@ -28,6 +28,26 @@ impl PortCounters {
         self.tx_bytes += other.tx_bytes;
         self.copies += other.copies;
         self.held_back += other.held_back;
+    }
+}
+
+/// One edge: packets that were copied from one domain into another.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct EdgeCounters {
+    /// Packets copied over.
+    pub packets: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Packets that the edge lets through and that were dropped all the same, by reason. They count as drops of
+    /// the domain that they come from, too.
+    pub drops: DropCounters,
+}
+
+impl EdgeCounters {
+    fn merge(&mut self, other: &Self) {
+        self.packets += other.packets;
+        self.bytes += other.bytes;
+        self.drops.merge(&other.drops);
     }
 }
 
@@ -108,6 +128,8 @@ pub struct LcoreReport {
     pub ports: Vec<PortCounters>,
     /// By endpoint.
     pub endpoints: Vec<EndpointSnapshot>,
+    /// By edge.
+    pub edges: Vec<EdgeCounters>,
 }
 
 /// All lcores together.
@@ -121,6 +143,8 @@ pub struct CountersSnapshot {
     pub ports: Vec<PortSnapshot>,
     /// By endpoint.
     pub endpoints: Vec<EndpointSnapshot>,
+    /// By edge.
+    pub edges: Vec<EdgeCounters>,
 }
 
 /// One port.
@@ -151,6 +175,10 @@ impl CountersSnapshot {
         }
         for (sum, one) in self.ports.iter_mut().zip(&report.ports) {
             sum.packets.merge(one);
+        }
+        self.edges.resize(self.edges.len().max(report.edges.len()), EdgeCounters::default());
+        for (sum, one) in self.edges.iter_mut().zip(&report.edges) {
+            sum.merge(one);
         }
         let first = self.endpoints.is_empty();
         self.endpoints.resize(report.endpoints.len(), EndpointSnapshot::default());

@@ -14,8 +14,8 @@ const EMPTIES_BURST: usize = 16;
 impl Lcore {
     /// Lends empty buffers to endpoints that make packets, as far as their credit goes.
     pub(super) fn lend_empties(&mut self) {
-        let Self { served, endpoints, domains, forwarding, live, .. } = self;
-        for &position in served.iter() {
+        let Self { attached, endpoints, domains, forwarding, live, .. } = self;
+        for &position in attached.iter() {
             let lane = &mut endpoints[position];
             let wanted = (lane.credit_left() as usize).min(EMPTIES_BURST);
             let DomainLane { cell, state, .. } = &mut domains[lane.domain.index()];

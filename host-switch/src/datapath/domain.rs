@@ -6,11 +6,13 @@ use dpdk::Pool;
 use shm_ring::area::RegionGeometry;
 use switch_core::audit::ShardAudit;
 use switch_core::counters::DomainCounters;
+use switch_core::drop_reason::DropReason;
 use switch_core::frame::FrameLimits;
 use switch_core::header::HeaderCopy;
 use switch_core::ids::{BufferIndex, DomainId};
 
 use super::counters::DomainSnapshot;
+use super::limit::Limit;
 use super::sample::Sampler;
 use super::shard_cell::ShardCell;
 use crate::region::{HEADER_BYTES_MAX, Mapping};
@@ -29,6 +31,10 @@ pub(super) struct DomainLane {
     pub cell: Arc<ShardCell>,
     pub pool: Pool,
     pub state: DomainState,
+    /// Positions of the queues whose frames land here.
+    pub ingresses: Vec<usize>,
+    /// Positions of the endpoints whose returns are taken.
+    pub served: Vec<usize>,
 }
 
 /// What of a domain may be used while its shard is borrowed.
@@ -40,6 +46,8 @@ pub(super) struct DomainState {
     pub limits: FrameLimits,
     pub counters: DomainCounters,
     pub sampler: Sampler,
+    /// Of what enters.
+    pub limit: Option<Box<Limit>>,
     /// The region lost a page: nothing of this domain is served any more.
     pub is_lost: bool,
 }
@@ -51,6 +59,12 @@ impl DomainState {
         let start = self.geometry.buffer_offset(index.0) + u64::from(offset_bytes);
         // A region that is mapped fits the address space; an offset that does not is past any mapping.
         usize::try_from(start).unwrap_or(usize::MAX)
+    }
+
+    /// Whether one more packet may enter.
+    pub(super) fn admit(&mut self, bytes: u16) -> Result<(), DropReason> {
+        let may = self.limit.as_mut().is_none_or(|limit| limit.admit(bytes));
+        if may { Ok(()) } else { Err(DropReason::DomainRate) }
     }
 
     /// Copies the headers of a frame into private memory.

@@ -109,7 +109,7 @@ impl Egress {
 /// Turns frames into mbufs for the driver; how many bytes they have.
 #[inline]
 fn make_mbufs(frames: &mut [Frame], mbufs: &mut MbufBurst<BATCH_FRAMES>, domain: &mut DomainLane) -> u64 {
-    let DomainLane { cell, pool, state } = domain;
+    let DomainLane { cell, pool, state, .. } = domain;
     {
         // Before the driver sees them: some drivers free at once.
         let mut shard = cell.borrow();
@@ -209,6 +209,7 @@ mod tests {
             limits: FrameLimits::of_stride(2368),
             counters: DomainCounters::default(),
             sampler: Sampler::new(),
+            limit: None,
             is_lost: false,
         }
     }

@@ -1,5 +1,7 @@
 //! One endpoint on one lcore: its queue pair, what it may hold, and what is counted of it.
 
+use std::sync::Arc;
+
 use shm_ring::desc::{Desc, Kind, RawDesc, mark};
 use shm_ring::ring::{Consumer, PeerCounterError, Producer};
 use switch_core::counters::EndpointCounters;
@@ -11,6 +13,9 @@ use switch_core::passage::Passage;
 use switch_core::shard::{Loan, Shard};
 
 use super::domain::Frame;
+use super::limit::Limit;
+use super::spec::EndpointDatapathSpec;
+use super::violations::EndpointViolations;
 
 /// The host's ends of the two rings.
 #[derive(Debug)]
@@ -42,15 +47,22 @@ pub(super) struct EndpointLane {
     pub fault_told: bool,
     pub counters: EndpointCounters,
     pub counter_errors: u64,
+    /// Of what it gives back to be sent on.
+    pub limit: Option<Box<Limit>>,
+    pub violations: Arc<EndpointViolations>,
 }
 
 impl EndpointLane {
-    pub(super) fn new(id: EndpointId, domain: DomainId, quota_buffers: u32, credit_buffers: u32) -> Self {
+    /// The lane of one of `lcores`. The quota is for all of them together; each may lend its share.
+    pub(super) fn new(spec: &EndpointDatapathSpec, lcores: u16, violations: Arc<EndpointViolations>) -> Self {
+        let share = |whole: u32| whole / u32::from(lcores.max(1));
         Self {
-            id,
-            domain,
-            quota_buffers,
-            credit_buffers,
+            id: spec.id,
+            domain: spec.domain,
+            quota_buffers: share(spec.quota_buffers).max(1),
+            credit_buffers: share(spec.credit_buffers),
+            limit: Limit::part_of(spec.limit, lcores),
+            violations,
             ring_slots: 0,
             pair: None,
             is_staged: false,

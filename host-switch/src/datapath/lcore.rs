@@ -14,7 +14,9 @@ use switch_core::forwarding::Forwarding;
 use switch_core::header::HeaderCopy;
 use switch_core::ids::LcoreId;
 use switch_core::liveness::Liveness;
+use switch_core::share::Shares;
 
+use super::crossing::{Crossings, EdgeLane};
 use super::domain::{DomainLane, DomainState};
 use super::egress::{Egress, FLUSH_FRAMES};
 use super::endpoint::EndpointLane;
@@ -23,6 +25,7 @@ use super::idle::Backoff;
 use super::ingress::Ingress;
 use super::message::{Event, Message};
 use super::route::EventSink;
+use super::throttle::Throttled;
 
 /// Descriptors taken from an endpoint in one turn.
 pub(super) const RETURN_BURST: usize = 64;
@@ -33,6 +36,8 @@ const HOUSEKEEPING_TURNS: u64 = 32;
 #[derive(Debug)]
 pub(super) struct Lcore {
     pub id: LcoreId,
+    /// How many there are.
+    pub lcores: u16,
     pub cpu: Option<usize>,
     pub domains: Vec<DomainLane>,
     pub endpoints: Vec<EndpointLane>,
@@ -41,10 +46,17 @@ pub(super) struct Lcore {
     pub egresses: Vec<Egress>,
     /// Frames of other lcores for ports whose only queue this lcore owns.
     pub handoffs: Vec<FromLcore>,
+    /// Empty between two bursts.
+    pub crossings: Crossings,
+    /// By edge.
+    pub edges: Vec<EdgeLane>,
     pub forwarding: Arc<Forwarding>,
     pub live: Liveness,
     /// Positions of the endpoints that have a queue pair here.
-    pub served: Vec<usize>,
+    pub attached: Vec<usize>,
+    pub throttled: Vec<Throttled>,
+    /// Of the cycles of this lcore; none for a lone domain.
+    pub shares: Option<Shares>,
     pub messages: Receiver<Message>,
     pub events: EventSink,
     pub backoff: Backoff,
@@ -88,6 +100,7 @@ impl Lcore {
             self.now_ms = self.started.elapsed().as_millis() as u32;
         }
         self.notice_lost_regions();
+        self.end_throttles();
         self.adopt_messages()
     }
 
@@ -95,22 +108,35 @@ impl Lcore {
     pub(super) fn poll(&mut self) -> usize {
         self.polls += 1;
         let mut moved = 0;
-        for position in 0..self.ingresses.len() {
-            moved += self.receive(position);
-            self.flush(FLUSH_FRAMES);
+        if let Some(shares) = &mut self.shares {
+            shares.start_turn(|_| true);
         }
-        for served in 0..self.served.len() {
-            moved += self.serve(self.served[served]);
-            self.flush(FLUSH_FRAMES);
+        for domain in 0..self.domains.len() {
+            moved += if self.shares.is_some() { self.visit_in_share(domain) } else { self.visit(domain) };
         }
         self.flush(1);
         moved += self.deliver_handoffs();
         self.lend_empties();
-        for &position in &self.served {
+        for &position in &self.attached {
             self.endpoints[position].publish();
         }
         for domain in &self.domains {
             domain.pool.collect_foreign();
+        }
+        moved
+    }
+
+    /// Moves a burst for each queue and endpoint of a domain; how many packets and descriptors.
+    #[inline(always)]
+    pub(super) fn visit(&mut self, domain: usize) -> usize {
+        let mut moved = 0;
+        for at in 0..self.domains[domain].ingresses.len() {
+            moved += self.receive(self.domains[domain].ingresses[at]);
+            self.flush(FLUSH_FRAMES);
+        }
+        for at in 0..self.domains[domain].served.len() {
+            moved += self.serve(self.domains[domain].served[at]);
+            self.flush(FLUSH_FRAMES);
         }
         moved
     }

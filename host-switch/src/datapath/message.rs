@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
+use std::time::Duration;
 
 use shm_ring::ring::{Consumer, PeerCounterError, Producer};
 use switch_core::fault::DescFault;
@@ -68,6 +69,8 @@ pub(super) enum Message {
     Attach { endpoint: EndpointId, pair: QueuePairHandle, done: Sender<bool> },
     /// Give it packets, or no more; what it gives back is served either way.
     Feed { endpoint: EndpointId, feed: bool, done: Sender<()> },
+    /// Take nothing from it for so long.
+    Throttle { endpoint: EndpointId, duration: Duration, done: Sender<()> },
     /// Serve what it has given back, then let go of its rings.
     Release { endpoint: EndpointId, done: Sender<Released> },
     /// It is proven to have stopped: take its buffers home.

@@ -12,15 +12,21 @@
 //! | `arrivals`, `returns`, `credit` | what a turn does with ports, with endpoints, with makers of packets |
 //! | `adopt` | what an lcore does with a message |
 //! | `route` | one frame's next step |
+//! | `crossing` | a frame on its way into another domain |
+//! | `turn`, `limit`, `throttle` | who gets how much of an lcore |
+//! | `violations` | what control watches |
 //! | `domain`, `endpoint`, `ingress`, `egress` | what an lcore has of each |
 //! | `handoff` | frames for a port whose queue another lcore owns |
 //! | `shard_cell` | the ledger shared between an lcore and its mempool |
 //! | `sample` | the proof that nothing was copied |
 //! | `counters`, `audit`, `message` | what control sees and says |
 
-#[cfg(all(feature = "sabotage-leak", not(debug_assertions)))]
+#[cfg(all(
+    any(feature = "sabotage", feature = "sabotage-leak", feature = "test-hooks"),
+    not(debug_assertions)
+))]
 compile_error!(
-    "sabotage-leak loses a buffer on purpose so that a test sees the audit find it; never ship it"
+    "these features break the datapath on purpose, so that tests can be seen to notice; never ship them"
 );
 
 mod adopt;
@@ -28,14 +34,18 @@ mod arrivals;
 mod audit;
 mod counters;
 mod credit;
+mod crossing;
 mod domain;
 mod egress;
 mod endpoint;
 mod error;
 mod handoff;
+#[cfg(feature = "test-hooks")]
+pub mod hook;
 mod idle;
 mod ingress;
 mod lcore;
+mod limit;
 mod message;
 mod returns;
 mod route;
@@ -43,10 +53,14 @@ mod sample;
 mod shard_cell;
 mod spec;
 mod start;
+mod throttle;
+mod turn;
+mod violations;
 
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use dpdk::Port;
 use switch_core::forwarding::Forwarding;
@@ -54,16 +68,18 @@ use switch_core::ids::{EndpointId, LcoreId};
 
 pub use audit::ShardReport;
 pub use counters::{
-    CountersSnapshot, DomainSnapshot, EndpointSnapshot, IdentityCounters, LcoreSnapshot, PortCounters,
-    PortSnapshot,
+    CountersSnapshot, DomainSnapshot, EdgeCounters, EndpointSnapshot, IdentityCounters, LcoreSnapshot,
+    PortCounters, PortSnapshot,
 };
 pub use error::DatapathError;
 pub use idle::Idle;
 pub use message::{Event, QueuePairHandle, Released};
 pub use spec::{DatapathSpec, DomainSpec, EndpointDatapathSpec, LcoreSpec, PortPool, PortSpec};
+pub use violations::ViolationCounts;
 
 use lcore::Lcore;
 use message::Message;
+use violations::Violations;
 
 /// The running datapath. Dropping it stops it.
 #[derive(Debug)]
@@ -71,6 +87,7 @@ pub struct Datapath {
     lcores: Vec<LcoreThread>,
     ports: Mutex<Vec<RunningPort>>,
     events: Mutex<Receiver<Event>>,
+    violations: Violations,
 }
 
 /// A polling thread, from the outside.
@@ -152,6 +169,21 @@ impl Datapath {
     /// [`DatapathError::LcoreGone`].
     pub fn resume_feeding(&self, endpoint: EndpointId) -> Result<(), DatapathError> {
         self.ask(|done| Message::Feed { endpoint, feed: true, done }).map(drop)
+    }
+
+    /// Takes nothing from an endpoint for so long; what it is lent meanwhile is bounded by its quota. A release
+    /// takes what it has given back all the same.
+    ///
+    /// # Errors
+    /// [`DatapathError::LcoreGone`].
+    pub fn throttle(&self, endpoint: EndpointId, duration: Duration) -> Result<(), DatapathError> {
+        self.ask(|done| Message::Throttle { endpoint, duration, done }).map(drop)
+    }
+
+    /// What an endpoint did that no honest one does, since the start; asks no lcore.
+    #[must_use]
+    pub fn violations(&self, endpoint: EndpointId) -> ViolationCounts {
+        self.violations.of(endpoint)
     }
 
     /// Takes an endpoint's rings from the lcores. What it had given back is served first; what it still holds

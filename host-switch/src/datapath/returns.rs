@@ -1,6 +1,7 @@
 //! What endpoints give back: checked, and sent on its way.
 
-use shm_ring::desc::{Kind, Verdict};
+use shm_ring::desc::{Kind, RawDesc, Verdict};
+use switch_core::drop_reason::DropReason;
 use switch_core::fault::DescFault;
 use switch_core::forwarding::{Decision, Forwarding, Step};
 use switch_core::header::HeaderCopy;
@@ -43,6 +44,7 @@ impl Lcore {
             egresses: &mut self.egresses,
             live: &mut self.live,
             events: &mut self.events,
+            crossings: &mut self.crossings,
         };
         let limits = route.domain.limits;
         let mut accepted = 0;
@@ -50,6 +52,10 @@ impl Lcore {
         let mut decision = Decision { step: Step::Home, path: PATH_OF_NOTHING };
         let mut passage = None;
         let mut at = 0;
+        if route.endpoints[position].limit.is_some() {
+            accepted = serve_limited(&mut route, position, returns, &self.forwarding, &mut self.header);
+            at = taken;
+        }
         while at < taken {
             if let Some(passage) = &passage {
                 let passed = route.pass_on(passage, &mut returns[at..]);
@@ -74,7 +80,7 @@ impl Lcore {
             let frame = Frame { index, offset_bytes: data_offset_bytes, len_bytes: data_len_bytes };
             let whole = || Returned { index, data_offset_bytes, data_len_bytes, kind, verdict, aux, path };
             if kind == Kind::Empty {
-                made(&mut route, position, frame, whole(), &self.forwarding, &mut self.header);
+                made(&mut route, position, frame, whole(), &self.forwarding, &mut self.header, true);
                 continue;
             }
             let question = Question::of(path, verdict, aux);
@@ -91,6 +97,10 @@ impl Lcore {
             // Behind the ledger: should the process die in between, its successor reads these descriptors once
             // more and refuses them as not held, instead of believing that the endpoint still holds the buffers.
             pair.from_guest.release();
+        }
+        drop(shard);
+        if !self.crossings.is_empty() {
+            self.cross(domain);
         }
         taken
     }
@@ -136,17 +146,63 @@ fn made(
     mut returned: Returned,
     forwarding: &Forwarding,
     header: &mut HeaderCopy,
+    may_send: bool,
 ) {
     let lane = &mut route.endpoints[position];
     let id = lane.id;
     lane.empties = lane.empties.saturating_sub(1);
     route.domain.copy_header(frame, header);
     returned.path.flow_hash = forwarding.flow_hash(header);
-    let decision = forwarding.after(id, &returned, route.live);
+    let mut decision = forwarding.after(id, &returned, route.live);
     if decision.step != Step::Home {
         route.domain.counters.entered += 1;
+        if !may_send {
+            decision.step = Step::Drop(DropReason::EndpointRate);
+        } else if let Err(reason) = route.domain.admit(frame.len_bytes) {
+            decision.step = Step::Drop(reason);
+        }
     }
     route.forward(frame, decision, Some(id));
+}
+
+/// Takes what an endpoint with a limit has given back, packet by packet; how many descriptors were accepted.
+#[cold]
+#[inline(never)]
+fn serve_limited(
+    route: &mut Route<'_>,
+    position: usize,
+    returns: &[RawDesc],
+    forwarding: &Forwarding,
+    header: &mut HeaderCopy,
+) -> u64 {
+    let id = route.endpoints[position].id;
+    let limits = route.domain.limits;
+    let mut accepted = 0;
+    for raw in returns {
+        let returned = match route.shard.take_back(id, *raw, &limits) {
+            Ok(returned) => returned,
+            Err(fault) => {
+                refuse(&mut route.endpoints[position], route.events, fault);
+                continue;
+            }
+        };
+        accepted += 1;
+        let Returned { index, data_offset_bytes: offset_bytes, data_len_bytes: len_bytes, .. } = returned;
+        let frame = Frame { index, offset_bytes, len_bytes };
+        let goes_home = matches!(returned.verdict, Verdict::Drop | Verdict::ReturnEmpty);
+        let limit = &mut route.endpoints[position].limit;
+        let may_send = goes_home || limit.as_mut().is_none_or(|limit| limit.admit(len_bytes));
+        if returned.kind == Kind::Empty {
+            made(route, position, frame, returned, forwarding, header, may_send);
+            continue;
+        }
+        let mut decision = forwarding.after(id, &returned, route.live);
+        if !may_send {
+            decision.step = Step::Drop(DropReason::EndpointRate);
+        }
+        route.forward(frame, decision, Some(id));
+    }
+    accepted
 }
 
 /// Counts a refused descriptor. Control hears of the first one; a guest that floods us with them moves a
@@ -154,6 +210,7 @@ fn made(
 #[cold]
 fn refuse(lane: &mut EndpointLane, events: &mut EventSink, fault: DescFault) {
     lane.counters.faults.add(fault.kind(), 1);
+    lane.violations.count_descriptor();
     if !lane.fault_told {
         lane.fault_told = true;
         events.tell(Event::Descriptor { endpoint: lane.id, fault });

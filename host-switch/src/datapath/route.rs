@@ -12,6 +12,7 @@ use switch_core::liveness::Liveness;
 use switch_core::passage::Passage;
 use switch_core::shard::Shard;
 
+use super::crossing::{Crossing, Crossings};
 use super::domain::{DomainState, Frame};
 use super::egress::Egress;
 use super::endpoint::EndpointLane;
@@ -46,6 +47,8 @@ pub(super) struct Route<'l> {
     pub egresses: &'l mut [Egress],
     pub live: &'l mut Liveness,
     pub events: &'l mut EventSink,
+    /// Takes the frames that go on in another domain.
+    pub crossings: &'l mut Crossings,
 }
 
 impl Route<'_> {
@@ -53,20 +56,21 @@ impl Route<'_> {
     #[inline(always)]
     pub(super) fn forward(&mut self, frame: Frame, decision: Decision, cause: Option<EndpointId>) {
         match decision.step {
-            Step::Endpoint(endpoint) => self.lend(frame, endpoint, decision.path),
-            Step::Port(port) => self.stage(frame, port, cause),
+            Step::Endpoint(endpoint) => self.lend(frame, endpoint, decision.path, cause),
+            Step::Port(port) => self.stage(frame, port, decision.path, cause),
             Step::Drop(reason) => self.drop(frame.index, reason, cause),
             Step::Home => self.shard.give(&[frame.index.0]),
         }
     }
 
     #[inline(always)]
-    fn lend(&mut self, frame: Frame, endpoint: EndpointId, path: PacketPath) {
+    fn lend(&mut self, frame: Frame, endpoint: EndpointId, path: PacketPath, cause: Option<EndpointId>) {
         let Some(lane) = self.endpoints.get_mut(endpoint.index()) else {
             return self.drop(frame.index, DropReason::ServiceDead, None);
         };
         if lane.domain != self.domain.id {
-            return self.drop(frame.index, DropReason::EgressPoolForeign, None);
+            let (to, step) = (lane.domain, Step::Endpoint(endpoint));
+            return self.crossings.push(Crossing { frame, to, step, path, cause, header: None });
         }
         let mut broken = None;
         if let Err(reason) = lane.lend(self.shard, frame, Kind::Packet, path, &mut broken) {
@@ -89,8 +93,12 @@ impl Route<'_> {
     }
 
     #[inline]
-    fn stage(&mut self, frame: Frame, port: PortId, cause: Option<EndpointId>) {
+    fn stage(&mut self, frame: Frame, port: PortId, path: PacketPath, cause: Option<EndpointId>) {
         let staged = match self.egresses.get_mut(port.index()) {
+            Some(egress) if egress.domain != self.domain.id => {
+                let (to, step) = (egress.domain, Step::Port(port));
+                return self.crossings.push(Crossing { frame, to, step, path, cause, header: None });
+            }
             Some(egress) => egress.stage(self.domain, frame),
             None => Err(DropReason::PortDown),
         };
@@ -130,6 +138,7 @@ pub(super) fn cut_off(
 ) {
     lane.let_go();
     lane.counter_errors += 1;
+    lane.violations.count_counter();
     live.set(lane.id, false);
     events.tell(Event::Counter { endpoint: lane.id, lcore, error });
 }

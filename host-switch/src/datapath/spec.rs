@@ -5,6 +5,7 @@ use std::sync::Arc;
 use shm_ring::area::RegionGeometry;
 use switch_core::forwarding::Forwarding;
 use switch_core::ids::{DomainId, EndpointId, LcoreId, PortId};
+use switch_core::rate::RateSpec;
 
 use super::Idle;
 use crate::region::{Mapping, ShardMemory};
@@ -48,6 +49,10 @@ pub struct DomainSpec {
     pub geometry: RegionGeometry,
     /// Ledger memory, one shard per lcore in the order of [`DatapathSpec::lcores`].
     pub shards: Vec<ShardMemory>,
+    /// Its weight where domains share an lcore or a port; at least 1.
+    pub share: u16,
+    /// How many packets may enter it, on all lcores together.
+    pub limit: Option<RateSpec>,
 }
 
 /// One port.
@@ -95,4 +100,6 @@ pub struct EndpointDatapathSpec {
     pub quota_buffers: u32,
     /// Most empty buffers it may hold, on all lcores together.
     pub credit_buffers: u32,
+    /// How many packets it may give back to be sent on, on all lcores together.
+    pub limit: Option<RateSpec>,
 }

@@ -15,8 +15,10 @@ use switch_core::frame::{EgressLimits, FrameLimits};
 use switch_core::header::HeaderCopy;
 use switch_core::liveness::Liveness;
 use switch_core::shard::Shard;
+use switch_core::share::Shares;
 
 use super::counters::PortCounters;
+use super::crossing::{Crossings, EdgeLane};
 use super::domain::{DomainLane, DomainState};
 use super::egress::{Egress, Way};
 use super::endpoint::EndpointLane;
@@ -24,11 +26,14 @@ use super::handoff::{self, FromLcore};
 use super::idle::Backoff;
 use super::ingress::{Ingress, Source};
 use super::lcore::{Lcore, RETURN_BURST};
+use super::limit::Limit;
 use super::message::{Event, Message};
 use super::route::EventSink;
 use super::sample::Sampler;
 use super::shard_cell::{LedgerFreeList, ShardCell};
 use super::spec::{DatapathSpec, DomainSpec, LcoreSpec, PortPool, PortSpec};
+use super::turn::shares;
+use super::violations::Violations;
 use super::{Datapath, DatapathError, LcoreThread, RunningPort};
 
 /// Events that wait for control before more are counted as lost.
@@ -51,18 +56,15 @@ impl Datapath {
         check(&spec)?;
         let DatapathSpec { lcores, domains, ports, endpoints, forwarding } = spec;
         let (event_sender, events) = sync_channel(EVENTS_WAITING);
-        let shares = u32::try_from(lcores.len()).unwrap_or(u32::MAX);
+        let lcore_count = u16::try_from(lcores.len()).unwrap_or(u16::MAX);
+        let violations = Violations::new(lcores.len(), endpoints.len());
         let mut parts: Vec<Parts> = lcores.iter().map(|_| Parts::default()).collect();
-        for parts in &mut parts {
-            parts.endpoints = endpoints
-                .iter()
-                .map(|endpoint| {
-                    // The quota is for all lcores together; each may lend its share.
-                    let share = |whole: u32| whole / shares;
-                    let quota = share(endpoint.quota_buffers).max(1);
-                    EndpointLane::new(endpoint.id, endpoint.domain, quota, share(endpoint.credit_buffers))
-                })
-                .collect();
+        for (parts, violations) in parts.iter_mut().zip(violations.by_lcore()) {
+            let lane = |(spec, violations): (_, &Arc<_>)| {
+                EndpointLane::new(spec, lcore_count, Arc::clone(violations))
+            };
+            parts.endpoints = endpoints.iter().zip(violations).map(lane).collect();
+            parts.shares = shares(&domains);
         }
         let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
         let mut memories = Vec::with_capacity(domains.len());
@@ -79,11 +81,12 @@ impl Datapath {
         }
         // Ports first: should a thread fail to start, the threads that run are stopped before them.
         let mut datapath =
-            Self { lcores: Vec::new(), ports: Mutex::new(running), events: Mutex::new(events) };
+            Self { lcores: Vec::new(), ports: Mutex::new(running), events: Mutex::new(events), violations };
         for (parts, lcore) in parts.into_iter().zip(lcores) {
             let events = event_sender.clone();
-            let thread =
-                spawn(*eal, lcore, |messages| parts.into_lcore(lcore, &forwarding, messages, events))?;
+            let thread = spawn(*eal, lcore, |messages| {
+                parts.into_lcore(lcore, lcore_count, &forwarding, messages, events)
+            })?;
             datapath.lcores.push(thread);
         }
         Ok(datapath)
@@ -98,26 +101,36 @@ struct Parts {
     ingresses: Vec<Ingress>,
     egresses: Vec<Egress>,
     handoffs: Vec<FromLcore>,
+    shares: Option<Shares>,
 }
 
 impl Parts {
     fn into_lcore(
         self,
         spec: LcoreSpec,
+        lcores: u16,
         forwarding: &Arc<switch_core::forwarding::Forwarding>,
         messages: Receiver<Message>,
         events: std::sync::mpsc::SyncSender<Event>,
     ) -> Lcore {
-        let Self { domains, endpoints, ingresses, egresses, handoffs } = self;
+        let Self { mut domains, endpoints, ingresses, egresses, handoffs, shares } = self;
+        for (position, ingress) in ingresses.iter().enumerate() {
+            domains[ingress.domain.index()].ingresses.push(position);
+        }
         Lcore {
             id: spec.id,
+            lcores,
             cpu: spec.cpu,
-            served: Vec::with_capacity(endpoints.len()),
+            attached: Vec::with_capacity(endpoints.len()),
+            throttled: Vec::new(),
+            shares,
+            edges: EdgeLane::all(forwarding, lcores),
             domains,
             endpoints,
             ingresses,
             egresses,
             handoffs,
+            crossings: Crossings::new(),
             forwarding: Arc::clone(forwarding),
             live: Liveness::default(),
             messages,
@@ -166,7 +179,8 @@ fn register(eal: &Eal, domain: &DomainSpec) -> Result<Arc<ExternalMemory>, DpdkE
 
 /// One shard and one pool for each lcore.
 fn add_domain(eal: &Eal, serial: u32, spec: DomainSpec, parts: &mut [Parts]) -> Result<(), DatapathError> {
-    let DomainSpec { id, name, region, geometry, shards } = spec;
+    let DomainSpec { id, name, region, geometry, shards, limit, .. } = spec;
+    let lcores = u16::try_from(parts.len()).unwrap_or(u16::MAX);
     for (position, (parts, memory)) in parts.iter_mut().zip(shards).enumerate() {
         let entries_at = memory.entries.as_ptr();
         let shard = Shard::fresh(memory.size.first, memory.entries, memory.stack)
@@ -199,9 +213,10 @@ fn add_domain(eal: &Eal, serial: u32, spec: DomainSpec, parts: &mut [Parts]) -> 
             limits: FrameLimits::of_stride(geometry.buffer_stride_bytes),
             counters: DomainCounters::default(),
             sampler: Sampler::new(),
+            limit: Limit::part_of(limit, lcores),
             is_lost: false,
         };
-        parts.domains.push(DomainLane { cell, pool, state });
+        parts.domains.push(DomainLane { cell, pool, state, ingresses: Vec::new(), served: Vec::new() });
     }
     Ok(())
 }

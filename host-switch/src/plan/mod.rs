@@ -184,6 +184,7 @@ fn endpoints(config: &Config) -> Vec<EndpointPlan> {
             domain: DomainId(listing.domain.0),
             quota_buffers: listing.endpoint.quota_buffers,
             credit_buffers: listing.endpoint.credit_buffers,
+            limit: None,
         },
         service: config.services[listing.endpoint.service.index()].name.clone(),
         owner: listing.owner_name.to_owned(),

@@ -162,6 +162,34 @@ impl Mapping {
         }
     }
 
+    /// Copies `len_bytes` bytes from `from_bytes` of another mapping to `offset_bytes` of this one. Each shared
+    /// byte is read once and stored once; what others write meanwhile arrives torn, and that is all.
+    pub fn copy_from(&self, offset_bytes: usize, from: &Self, from_bytes: usize, len_bytes: usize) {
+        let (to, from) = (self.at(offset_bytes, len_bytes), from.at(from_bytes, len_bytes));
+        let words_bytes = len_bytes - len_bytes % WORD_BYTES;
+        for done in (0..words_bytes).step_by(WORD_BYTES) {
+            // SAFETY: `at` has checked the whole length in the source, and this word ends before it.
+            let word_at = unsafe { from.add(done) }.cast::<[u8; WORD_BYTES]>();
+            // SAFETY: eight bytes inside the mapping; an array of bytes needs no alignment and has no invalid
+            // values. Volatile, since others write these bytes.
+            let word = unsafe { word_at.read_volatile() };
+            // SAFETY: `at` has checked the whole length here too.
+            let word_at = unsafe { to.add(done) }.cast::<[u8; WORD_BYTES]>();
+            // SAFETY: eight bytes inside this mapping, as above. Volatile, since others read and write them.
+            unsafe { word_at.write_volatile(word) };
+        }
+        for done in words_bytes..len_bytes {
+            // SAFETY: inside the checked length of the source.
+            let byte_at = unsafe { from.add(done) };
+            // SAFETY: inside the mapping, as above. Volatile, since others write these bytes.
+            let byte = unsafe { byte_at.read_volatile() };
+            // SAFETY: inside the checked length here.
+            let byte_at = unsafe { to.add(done) };
+            // SAFETY: inside this mapping, as above. Volatile, since others read and write these bytes.
+            unsafe { byte_at.write_volatile(byte) };
+        }
+    }
+
     /// Writes zeroes.
     pub fn zero(&self, offset_bytes: usize, len_bytes: usize) {
         const ZEROES: [u8; 64] = [0; 64];
@@ -276,6 +304,36 @@ mod tests {
         assert_eq!(copy[..5], [9; 5]);
         assert_eq!(copy[5..105], [0; 100]);
         assert_eq!(copy[105..110], [9; 5]);
+    }
+
+    #[test]
+    fn copies_between_mappings_at_any_offsets_and_no_byte_more() {
+        let (one, other) = (mapping(), mapping());
+        let frame: Vec<u8> = (0..100).collect();
+        for (from, to) in [(128, 128), (129, 256), (1000, 131)] {
+            one.copy_in(from, &frame);
+            for len in [0, 1, 7, 8, 9, 64, 99] {
+                other.copy_in(to, &[0xee; 100]);
+                other.copy_from(to, &one, from, len);
+                let mut copy = [0; HEADER_BYTES_MAX];
+                other.copy_header(to, 100, &mut copy);
+                assert_eq!(copy[..len], frame[..len]);
+                assert!(copy[len..100].iter().all(|&byte| byte == 0xee));
+            }
+        }
+        other.copy_from((1 << 16) - 8, &one, (1 << 16) - 8, 8);
+    }
+
+    #[test]
+    #[should_panic(expected = "9 bytes at 65528 of a mapping of 65536 bytes")]
+    fn refuses_to_copy_one_byte_past_the_end_of_the_source() {
+        mapping().copy_from(0, &mapping(), (1 << 16) - 8, 9);
+    }
+
+    #[test]
+    #[should_panic(expected = "9 bytes at 65528 of a mapping of 65536 bytes")]
+    fn refuses_to_copy_one_byte_past_its_own_end() {
+        mapping().copy_from((1 << 16) - 8, &mapping(), 0, 9);
     }
 
     #[test]

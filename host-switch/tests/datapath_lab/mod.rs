@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, reason = "a lab that does not come up is a failed test")]
 
 pub mod capture;
+pub mod frames;
 pub mod guest;
 
 use std::path::PathBuf;
@@ -21,8 +22,11 @@ use host_switch::datapath::{
 use host_switch::region::{LedgerFile, Mapping, Pages, Region, ShardSize, SharedMemory};
 use shm_ring::area::{AreaLayout, AreaSpec, EndpointSpec, GuestArea, HostArea};
 use shm_ring::ring::{Consumer, Producer};
+use switch_core::criteria::Criteria;
+use switch_core::edge::EdgeSpec;
 use switch_core::forwarding::Forwarding;
 use switch_core::ids::{ChainId, DomainId, EndpointId, LcoreId, PortId, ServiceId};
+use switch_core::rate::RateSpec;
 use switch_core::snapshot::{
     ChainSpec, EndpointSpec as EndpointForwarding, ForwardingSpec, PortSpec as PortForwarding, ServiceSpec,
     Target,
@@ -44,6 +48,29 @@ pub struct LabSpec {
     pub paced: bool,
     pub pool: PortPool,
     pub idle: Idle,
+    pub domains: u16,
+    /// The domain of each endpoint and of each port; where the list is too short, the first one.
+    pub endpoint_domains: Vec<u16>,
+    pub port_domains: Vec<u16>,
+    pub edges: Vec<EdgeSpec>,
+    /// By domain; where the list is too short, 1.
+    pub shares: Vec<u16>,
+    /// Of each domain and of each endpoint.
+    pub domain_limit: Option<RateSpec>,
+    pub endpoint_limit: Option<RateSpec>,
+    /// Besides that of port 0: the port that receives, the services, the port that sends.
+    pub more_chains: Vec<(u16, Vec<u16>, u16)>,
+}
+
+/// An edge for packets of one protocol, or all.
+pub fn edge(from: u16, to: u16, protocol: Option<u8>) -> EdgeSpec {
+    EdgeSpec {
+        from: DomainId(from),
+        to: DomainId(to),
+        flows: Criteria { protocol, ..Criteria::default() },
+        broadcast: false,
+        limit: None,
+    }
 }
 
 impl LabSpec {
@@ -61,18 +88,46 @@ impl LabSpec {
             paced: false,
             pool: PortPool::ByDriver,
             idle: Idle::Sleep,
+            domains: 1,
+            endpoint_domains: Vec::new(),
+            port_domains: Vec::new(),
+            edges: Vec::new(),
+            shares: Vec::new(),
+            domain_limit: None,
+            endpoint_limit: None,
+            more_chains: Vec::new(),
         }
+    }
+
+    fn endpoint_domain(&self, endpoint: usize) -> DomainId {
+        DomainId(self.endpoint_domains.get(endpoint).copied().unwrap_or(0))
+    }
+
+    fn port_domain(&self, port: usize) -> DomainId {
+        DomainId(self.port_domains.get(port).copied().unwrap_or(0))
+    }
+
+    /// Port 0, if that is in reach of every service.
+    fn service_targets(&self) -> Vec<Target> {
+        if self.domains == 1 { vec![Target::Port(PortId(0))] } else { Vec::new() }
+    }
+
+    fn chains(&self) -> Vec<(u16, Vec<u16>, u16)> {
+        let first = (0, self.path.clone(), u16::from(self.devices.len() > 1));
+        [first].into_iter().chain(self.more_chains.clone()).collect()
     }
 }
 
 /// The running switch and what the test may touch of it.
 pub struct Lab {
     pub datapath: Option<Datapath>,
-    pub region: Region,
+    pub regions: Vec<Region>,
     pub host: HostArea<'static>,
     area: &'static Mapping,
     ledger: LedgerFile,
     lcores: u16,
+    /// By endpoint.
+    domain_of: Vec<DomainId>,
     folder: PathBuf,
 }
 
@@ -105,24 +160,32 @@ impl Lab {
     pub fn start(spec: &LabSpec) -> Self {
         let eal = eal();
         let (folder, _) = self::folder();
-        let region = Region::create("blue", spec.region_bytes, 2368, Pages::Plain).unwrap();
+        let region =
+            |id| Region::create(&format!("domain{id}"), spec.region_bytes, 2368, Pages::Plain).unwrap();
+        let regions: Vec<Region> = (0..spec.domains).map(region).collect();
         let lcores: Vec<u16> = (0..spec.lcores).collect();
-        let (host, area) = control_area(spec, &region, &lcores);
-        let sizes = ShardSize::split(0, region.geometry().buffer_count, &lcores);
+        let (host, area) = control_area(spec, &regions[0], &lcores);
+        let split =
+            |(id, region): (u16, &Region)| ShardSize::split(id, region.geometry().buffer_count, &lcores);
+        let sizes: Vec<ShardSize> = (0..).zip(&regions).flat_map(split).collect();
         let rings = spec.endpoints * lcores.len();
         let mut ledger = LedgerFile::create(&folder.join("ledger"), &sizes, rings).unwrap();
-        let domain = DomainSpec {
-            id: DomainId(0),
-            name: "blue".to_owned(),
+        let mut shards = std::mem::take(&mut ledger.shards).into_iter();
+        let domains = (0..).zip(&regions).map(|(id, region)| DomainSpec {
+            id: DomainId(id),
+            name: format!("domain{id}"),
             region: region.mapping(),
             geometry: *region.geometry(),
-            shards: std::mem::take(&mut ledger.shards),
-        };
+            shards: shards.by_ref().take(lcores.len()).collect(),
+            share: spec.shares.get(usize::from(id)).copied().unwrap_or(1),
+            limit: spec.domain_limit,
+        });
         let endpoints = (0..spec.endpoints).map(|number| EndpointDatapathSpec {
             id: endpoint(number),
-            domain: DomainId(0),
+            domain: spec.endpoint_domain(number),
             quota_buffers: spec.quota_buffers,
             credit_buffers: spec.credit_buffers,
+            limit: spec.endpoint_limit,
         });
         let datapath = Datapath::start(
             &eal,
@@ -131,14 +194,15 @@ impl Lab {
                     .iter()
                     .map(|&id| LcoreSpec { id: LcoreId(id), cpu: None, idle: spec.idle })
                     .collect(),
-                domains: vec![domain],
+                domains: domains.collect(),
                 ports: spec.devices.iter().enumerate().map(|(id, device)| port(spec, id, device)).collect(),
                 endpoints: endpoints.collect(),
                 forwarding: Arc::new(forwarding(spec)),
             },
         );
         let datapath = Some(datapath.unwrap());
-        Self { datapath, region, host, area, ledger, lcores: spec.lcores, folder }
+        let domain_of = (0..spec.endpoints).map(|number| spec.endpoint_domain(number)).collect();
+        Self { datapath, regions, host, area, ledger, lcores: spec.lcores, domain_of, folder }
     }
 
     pub fn datapath(&self) -> &Datapath {
@@ -188,6 +252,18 @@ impl Lab {
         reports
     }
 
+    /// Everything that entered a domain was delivered, crossed, was dropped by name, or is in somebody's hands.
+    pub fn assert_nothing_vanished(&self) {
+        let counters = self.counters();
+        for (domain, report) in (0..).map(DomainId).zip(&counters.domains) {
+            let packets = &report.packets;
+            let of_domain = self.domain_of.iter().zip(&counters.endpoints).filter(|(of, _)| **of == domain);
+            let held: u32 = of_domain.map(|(_, endpoint)| endpoint.held + endpoint.quarantined).sum();
+            let accounted = packets.delivered + packets.crossed + packets.drops.total() + u64::from(held);
+            assert_eq!(packets.entered, accounted, "domain {domain}: {counters:#?}");
+        }
+    }
+
     /// Waits until the counters say so.
     pub fn wait_until(&self, what: &str, is_so: impl Fn(&CountersSnapshot) -> bool) -> CountersSnapshot {
         let deadline = Instant::now() + Duration::from_secs(20);
@@ -224,7 +300,7 @@ fn port(spec: &LabSpec, id: usize, device: &str) -> PortSpec {
         id: PortId(u16::try_from(id).unwrap()),
         name: format!("port{id}"),
         devargs: device.to_owned(),
-        domain: DomainId(0),
+        domain: spec.port_domain(id),
         mtu_bytes: 1500,
         rx_slots: 64,
         tx_slots: 64,
@@ -258,20 +334,30 @@ fn control_area(spec: &LabSpec, region: &Region, lcores: &[u16]) -> (HostArea<'s
     (host, area)
 }
 
-fn forwarding(spec: &LabSpec) -> Forwarding {
-    let ports = (0..spec.devices.len())
-        .map(|port| PortForwarding { domains: vec![DomainId(0)], chain: (port == 0).then_some(ChainId(0)) });
+pub fn forwarding(spec: &LabSpec) -> Forwarding {
+    let chains = spec.chains();
+    let chain_of = |port: usize| (0..).zip(&chains).find(|(_, chain)| usize::from(chain.0) == port);
+    let ports = (0..spec.devices.len()).map(|port| PortForwarding {
+        domains: vec![spec.port_domain(port)],
+        chain: chain_of(port).map(|(id, _)| ChainId(id)),
+    });
     let services = (0..spec.endpoints)
-        .map(|_| ServiceSpec { may_target: vec![Target::Port(PortId(0))], ..ServiceSpec::default() });
-    let endpoints = (0..spec.endpoints)
-        .map(|number| EndpointForwarding { domain: DomainId(0), service: ServiceId(endpoint(number).0) });
-    let egress = PortId(u16::from(spec.devices.len() > 1));
-    let path = spec.path.iter().map(|&service| ServiceId(service)).collect();
+        .map(|_| ServiceSpec { may_target: spec.service_targets(), ..ServiceSpec::default() });
+    let endpoints = (0..spec.endpoints).map(|number| EndpointForwarding {
+        domain: spec.endpoint_domain(number),
+        service: ServiceId(endpoint(number).0),
+    });
+    let path = |services: &[u16]| services.iter().map(|&service| ServiceId(service)).collect();
+    let chain = |(_, services, egress): &(u16, Vec<u16>, u16)| ChainSpec {
+        path: path(services),
+        egress: PortId(*egress),
+    };
     ForwardingSpec {
         ports: ports.collect(),
         services: services.collect(),
         endpoints: endpoints.collect(),
-        chains: vec![ChainSpec { path, egress }],
+        chains: chains.iter().map(chain).collect(),
+        edges: spec.edges.clone(),
         flow_seed: 7,
         ..ForwardingSpec::default()
     }
