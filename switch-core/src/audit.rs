@@ -29,6 +29,12 @@ pub struct ShardAudit {
     pub endpoints: Vec<(EndpointId, u32)>,
     /// Entries marked `Quarantined`, by holder.
     pub quarantined: Vec<(EndpointId, u32)>,
+    /// Entries marked `Pinned`.
+    pub pinned: u32,
+    /// Entries marked `Pinned` that no observer looks at, or `Pool` that one does.
+    pub misplaced: u32,
+    /// Observer references of all entries.
+    pub references: u64,
     /// Entries with a state that does not exist.
     pub unknown: u32,
     /// Endpoints whose running count of held buffers differs from the walk: running count, walked count.
@@ -76,6 +82,20 @@ pub enum AuditFinding {
         /// Counted by the caller.
         in_hand: u32,
     },
+    /// Buffers that wait for no observer, or that an observer looks at and anybody may be given next.
+    #[error("{entries} buffers pinned without an observer, or in the pool with one")]
+    Misplaced {
+        /// How many.
+        entries: u32,
+    },
+    /// Observers have more or fewer references than are counted.
+    #[error("{counted} observer references in the ledger, observers have {in_hand}")]
+    References {
+        /// In the ledger.
+        counted: u64,
+        /// Counted by the caller.
+        in_hand: u64,
+    },
     /// States that do not exist.
     #[error("{entries} entries with an unknown state")]
     Unknown {
@@ -101,14 +121,20 @@ pub struct InHand {
     pub lcore: u32,
     /// Buffers that PMDs account for; `None` where a PMD does not say.
     pub pmd: Option<u32>,
+    /// References that observers have; `None` where the caller does not count them.
+    pub references: Option<u64>,
 }
 
 impl ShardAudit {
-    /// All terms together: pool (by the free list), PMD, lcore, endpoints, quarantined.
+    /// All terms together: pool (by the free list), PMD, lcore, endpoints, quarantined, pinned.
     #[must_use]
     pub fn sum(&self) -> u64 {
         let lent = self.endpoints.iter().chain(&self.quarantined).map(|(_, count)| u64::from(*count));
-        u64::from(self.pool) + u64::from(self.pmd) + u64::from(self.lcore) + lent.sum::<u64>()
+        u64::from(self.pool)
+            + u64::from(self.pmd)
+            + u64::from(self.lcore)
+            + u64::from(self.pinned)
+            + lent.sum::<u64>()
     }
 
     /// Everything that is wrong, against what the datapath itself counts.
@@ -129,6 +155,12 @@ impl ShardAudit {
         }
         if let Some(pmd) = in_hand.pmd.filter(|pmd| *pmd != self.pmd) {
             findings.push(AuditFinding::Pmd { marked: self.pmd, in_hand: pmd });
+        }
+        if self.misplaced > 0 {
+            findings.push(AuditFinding::Misplaced { entries: self.misplaced });
+        }
+        if let Some(in_hand) = in_hand.references.filter(|references| *references != self.references) {
+            findings.push(AuditFinding::References { counted: self.references, in_hand });
         }
         if self.unknown > 0 {
             findings.push(AuditFinding::Unknown { entries: self.unknown });
@@ -157,6 +189,9 @@ impl Shard<'_> {
             pool_marked: self.walk_state(HolderState::Pool),
             pmd: self.walk_state(HolderState::Pmd),
             lcore: self.walk_state(HolderState::Lcore),
+            pinned: self.walk_state(HolderState::Pinned),
+            misplaced: self.walk_misplaced(),
+            references: self.entries.iter().map(|entry| u64::from(entry.observer_count)).sum(),
             unknown: count(self.entries.iter().filter(|entry| entry.holder_state().is_none())),
             held_differs: self.compare_held(&endpoints, &quarantined),
             endpoints,
@@ -166,6 +201,14 @@ impl Shard<'_> {
 
     fn walk_state(&self, state: HolderState) -> u32 {
         count(self.entries.iter().filter(|entry| entry.holder_state() == Some(state)))
+    }
+
+    fn walk_misplaced(&self) -> u32 {
+        count(self.entries.iter().filter(|entry| match entry.holder_state() {
+            Some(HolderState::Pinned) => entry.observer_count == 0,
+            Some(HolderState::Pool) => entry.observer_count > 0,
+            _ => false,
+        }))
     }
 
     fn walk_holders(&self, state: HolderState) -> Vec<(EndpointId, u32)> {

@@ -149,6 +149,10 @@ named_enum! {
     pub enum LedgerFault {
         /// `give` of an index outside the shard.
         GiveForeign = "give_foreign",
+        /// `observe` of a buffer that the lcore does not have, or that has as many observers as can be counted.
+        ObserveNotLcore = "observe_not_lcore",
+        /// `unobserve` of a buffer without an observer.
+        UnobserveNone = "unobserve_none",
         /// `give` of a buffer that neither PMD nor lcore has: freed twice, or lent.
         GiveNotOut = "give_not_out",
         /// `received` of a buffer that the PMD does not have.

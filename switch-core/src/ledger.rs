@@ -30,7 +30,7 @@ pub struct LedgerEntry {
     pub ingress_port: u16,
     /// Tag control information of a VLAN tag that the NIC has taken off; 0 = none.
     pub vlan: u16,
-    /// Observer references. They never make a holder.
+    /// Observer references. They never make a holder; 0 of a buffer in the pool.
     pub observer_count: u16,
     /// Hash of the flow, equal in both directions.
     pub flow_hash: u32,

@@ -27,7 +27,8 @@
         feature = "sabotage-broadcast",
         feature = "sabotage-ways",
         feature = "sabotage-bucket",
-        feature = "sabotage-share"
+        feature = "sabotage-share",
+        feature = "sabotage-pin"
     )
 ))]
 compile_error!("the sabotage features break checks on purpose and never go into a release build");

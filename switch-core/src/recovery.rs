@@ -22,6 +22,9 @@ pub struct Recovery {
     pub pool: u32,
     /// Buffers of the dead process (lcore, PMD) that went to the pool; their packets are lost.
     pub lost: u32,
+    /// Buffers that waited for observers only; to the pool, since references end with the process that counts
+    /// them, and observers can write nothing.
+    pub pinned: u32,
     /// Loans whose descriptors were never published: to the pool, packets lost.
     pub unpublished: u32,
     /// Loans that stand.
@@ -57,6 +60,7 @@ impl<'f> Shard<'f> {
         let mut found = Recovery::default();
         for entry in shard.entries.iter_mut() {
             let holder = EndpointId(entry.endpoint);
+            entry.observer_count = 0;
             let is_held = match entry.holder_state() {
                 Some(HolderState::Pool) => {
                     found.pool += 1;
@@ -64,6 +68,11 @@ impl<'f> Shard<'f> {
                 }
                 Some(HolderState::Pmd | HolderState::Lcore) => {
                     found.lost += 1;
+                    entry.go_to_pool();
+                    false
+                }
+                Some(HolderState::Pinned) => {
+                    found.pinned += 1;
                     entry.go_to_pool();
                     false
                 }
@@ -185,6 +194,16 @@ mod tests {
         let (audit, found) = recover(&mut entries, 0);
         assert_eq!((found.lost, audit.pool), (2, 2));
         assert!(entries.iter().all(|entry| entry.generation == 41));
+    }
+
+    #[test]
+    fn references_end_with_the_process_that_counted_them() {
+        let states = [HolderState::Pinned, HolderState::Endpoint, HolderState::Quarantined];
+        let mut entries = states.map(|state| LedgerEntry { observer_count: 3, ..entry(state, 0) });
+        let (audit, found) = recover(&mut entries, 1);
+        assert_eq!((found.pinned, found.lent, found.quarantined), (1, 1, 1));
+        assert_eq!((audit.pinned, audit.pool, audit.references), (0, 1, 0));
+        assert!(audit.findings(crate::audit::InHand::default()).is_empty());
     }
 
     #[test]

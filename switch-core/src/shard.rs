@@ -143,7 +143,8 @@ impl<'f> Shard<'f> {
         true
     }
 
-    /// Takes buffers into the pool. Pmd or Lcore → Pool; for the mempool's enqueue.
+    /// Takes buffers into the pool. Pmd or Lcore → Pool; for the mempool's enqueue. A buffer that observers still
+    /// look at goes there when the last of them is done: → Pinned.
     ///
     /// A buffer in any other state stays where it is and counts as a fault.
     #[inline]
@@ -155,7 +156,6 @@ impl<'f> Shard<'f> {
 
     #[inline(always)]
     fn give_one(&mut self, index: u32) {
-        let depth = self.depth;
         let Some(entry) = self.entry_mut(index) else {
             self.fault(LedgerFault::GiveForeign);
             return;
@@ -164,12 +164,52 @@ impl<'f> Shard<'f> {
             self.fault(LedgerFault::GiveNotOut);
             return;
         }
-        entry.state = HolderState::Pool as u8;
-        // There is room: the stack has a slot for each entry, and this one was not on it.
-        if let Some(slot) = self.stack.get_mut(depth) {
-            *slot = index;
-            self.depth = depth + 1;
+        if entry.observer_count > 0 && !cfg!(feature = "sabotage-pin") {
+            entry.state = HolderState::Pinned as u8;
+            return;
         }
+        entry.state = HolderState::Pool as u8;
+        self.push(index);
+    }
+
+    /// Puts an index of this shard on the free list that was not on it: there is a slot for each entry.
+    #[inline(always)]
+    fn push(&mut self, index: u32) {
+        if let Some(slot) = self.stack.get_mut(self.depth) {
+            *slot = index;
+            self.depth += 1;
+        }
+    }
+
+    /// Counts one more observer of a packet that the lcore has in its hands.
+    ///
+    /// False: the lcore did not have it, or it has as many observers as can be counted; nobody must be shown it.
+    #[inline]
+    #[must_use]
+    pub fn observe(&mut self, index: BufferIndex) -> bool {
+        match self.entry_mut(index.0) {
+            Some(entry) if entry.state == HolderState::Lcore as u8 && entry.observer_count < u16::MAX => {
+                entry.observer_count += 1;
+                true
+            }
+            _ => self.fault(LedgerFault::ObserveNotLcore),
+        }
+    }
+
+    /// Counts one observer less, whoever holds the buffer. With the last one of a pinned buffer, Pinned → Pool.
+    ///
+    /// False: it had no observer.
+    #[inline]
+    pub fn unobserve(&mut self, index: BufferIndex) -> bool {
+        let Some(entry) = self.entry_mut(index.0).filter(|entry| entry.observer_count > 0) else {
+            return self.fault(LedgerFault::UnobserveNone);
+        };
+        entry.observer_count -= 1;
+        if entry.observer_count == 0 && entry.state == HolderState::Pinned as u8 {
+            entry.state = HolderState::Pool as u8;
+            self.push(index.0);
+        }
+        true
     }
 
     /// Notes an arrived packet, or a buffer that the lcore has just allocated. Pmd → Lcore.

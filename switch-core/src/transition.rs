@@ -11,8 +11,12 @@
 //! ```
 //!
 //! `Pmd` means "given out by the mempool": posted to a NIC, in transmission, or just allocated by the lcore.
+//!
+//! Observers hold nothing: their references are counted beside the state (`observe`, `unobserve`). A buffer that
+//! nobody needs any more but them is `Pinned` instead of `Pool`: `give` takes it there, and the `unobserve` of the
+//! last reference takes it to the pool.
 
-use HolderState::{Endpoint, Lcore, Pmd, Pool, Quarantined};
+use HolderState::{Endpoint, Lcore, Pinned, Pmd, Pool, Quarantined};
 
 /// Who holds a buffer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -28,11 +32,13 @@ pub enum HolderState {
     Endpoint = 3,
     /// Lent to an endpoint that is gone or silent, and not yet proven to be stopped.
     Quarantined = 4,
+    /// Done with, but for observers that still look at it.
+    Pinned = 5,
 }
 
 impl HolderState {
     /// Every state.
-    pub const ALL: [Self; 5] = [Pool, Pmd, Lcore, Endpoint, Quarantined];
+    pub const ALL: [Self; 6] = [Pool, Pmd, Lcore, Endpoint, Quarantined, Pinned];
 
     /// The state with this code, if there is one.
     #[inline(always)]
@@ -44,6 +50,7 @@ impl HolderState {
             2 => Some(Lcore),
             3 => Some(Endpoint),
             4 => Some(Quarantined),
+            5 => Some(Pinned),
             _ => None,
         }
     }
@@ -81,7 +88,7 @@ const fn no(from: HolderState, to: HolderState, why: &'static str) -> Prohibited
 
 /// Every change of holder that there is while the switch runs. (`recover` rebuilds after a crash, when lcore
 /// and PMD of the old process are gone: it may also bring an unpublished loan home.)
-pub const LEGAL: [LegalTransition; 9] = [
+pub const LEGAL: [LegalTransition; 12] = [
     legal(Pool, Pmd, "take"),
     legal(Pmd, Pool, "give"),
     legal(Pmd, Lcore, "received"),
@@ -91,10 +98,13 @@ pub const LEGAL: [LegalTransition; 9] = [
     legal(Endpoint, Lcore, "take_back"),
     legal(Endpoint, Quarantined, "quarantine"),
     legal(Quarantined, Lcore, "reclaim"),
+    legal(Pmd, Pinned, "give"),
+    legal(Lcore, Pinned, "give"),
+    legal(Pinned, Pool, "unobserve"),
 ];
 
 /// Every other pair of states.
-pub const PROHIBITED: [ProhibitedTransition; 16] = [
+pub const PROHIBITED: [ProhibitedTransition; 24] = [
     no(Pool, Pool, "freed twice: the index would stand on the free list twice and get two holders"),
     no(Pool, Lcore, "the mempool did not give it out: the free list still names it"),
     no(Pool, Endpoint, "lent without having been received: its bytes are an old packet of somebody else"),
@@ -111,6 +121,18 @@ pub const PROHIBITED: [ProhibitedTransition; 16] = [
     no(Quarantined, Pmd, "no proof yet that the old writer stopped"),
     no(Quarantined, Endpoint, "the next holder would share it with the old writer"),
     no(Quarantined, Quarantined, "its holder is on record already; a second one would never be waited for"),
+    no(Pool, Pinned, "an observer would look at a buffer that anybody may be given next"),
+    no(Endpoint, Pinned, "the endpoint may still write it; it comes home through a check or a proof"),
+    no(Quarantined, Pinned, "no proof yet that the old writer stopped"),
+    no(Pinned, Pmd, "a NIC would write what observers still read as the old packet"),
+    no(Pinned, Lcore, "the packet has gone where it went; it would go there twice"),
+    no(
+        Pinned,
+        Endpoint,
+        "the packet has gone where it went; its next holder would change what observers read",
+    ),
+    no(Pinned, Quarantined, "observers cannot write it, so there is nobody to wait for"),
+    no(Pinned, Pinned, "freed twice: the second would wait for observers that the first has"),
 ];
 
 #[cfg(test)]
@@ -135,6 +157,6 @@ mod tests {
         for state in HolderState::ALL {
             assert_eq!(HolderState::from_code(state as u8), Some(state));
         }
-        assert_eq!(HolderState::from_code(5), None);
+        assert_eq!(HolderState::from_code(6), None);
     }
 }

@@ -87,6 +87,7 @@ pub const ALL: &[Sabotage] = &[
     check("sabotage-broadcast", "a_frame_for_a_group_crosses_only_on_an_edge_that_says_so"),
     check("sabotage-ways", "refuses_every_way_without_an_edge"),
     check("sabotage-bucket", "admits_no_more_than_the_rate_allows"),
+    check("sabotage-pin", "a_buffer_whose_chain_is_done_waits_for_its_observers"),
     check("sabotage-share", "domains_that_always_have_work_get_what_their_weights_say"),
     pool("sabotage-push-relaxed", "the_owner_sees_what_a_pusher_did_to_each_buffer_it_gave_back"),
     pool("sabotage-take-all-relaxed", "the_owner_sees_what_a_pusher_did_to_each_buffer_it_gave_back"),

@@ -29,14 +29,14 @@ pub(super) fn audit(run_dir: &Path, args: &AuditArgs) -> Result<ExitCode, Failur
 
 fn table(audit: &Audit) -> String {
     let mut text = format!(
-        "{:<12} {:>5} {:>9} {:>9} {:>9} {:>9} {:>9} {:>11} {:>9}\n",
-        "domain", "lcore", "total", "pool", "pmd", "lcore", "endpoints", "quarantined", "sum"
+        "{:<12} {:>5} {:>9} {:>9} {:>9} {:>9} {:>9} {:>11} {:>9} {:>9}\n",
+        "domain", "lcore", "total", "pool", "pmd", "lcore", "endpoints", "quarantined", "pinned", "sum"
     );
     for ShardStatus { domain, lcore, findings, buffers } in &audit.shards {
-        let BufferStatus { total, pool, pmd, lcore: in_hand, endpoints, quarantined, sum } = buffers;
+        let BufferStatus { total, pool, pmd, lcore: in_hand, endpoints, quarantined, pinned, sum } = buffers;
         let held: u64 = endpoints.values().sum();
         text += &format!(
-            "{domain:<12} {lcore:>5} {total:>9} {pool:>9} {pmd:>9} {in_hand:>9} {held:>9} {quarantined:>11} {sum:>9}"
+            "{domain:<12} {lcore:>5} {total:>9} {pool:>9} {pmd:>9} {in_hand:>9} {held:>9} {quarantined:>11} {pinned:>9} {sum:>9}"
         );
         text += "\n";
         for finding in findings {

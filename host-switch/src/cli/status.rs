@@ -120,12 +120,15 @@ fn endpoints(text: &mut String, endpoints: &[EndpointStatus]) -> std::fmt::Resul
 }
 
 fn buffers(text: &mut String, domain: &str, buffers: &BufferStatus) -> std::fmt::Result {
-    let BufferStatus { total, pool, pmd, lcore, endpoints, quarantined, sum } = buffers;
+    let BufferStatus { total, pool, pmd, lcore, endpoints, quarantined, pinned, sum } = buffers;
     write!(text, "buffers of {domain}: {total} = {pool} pool + {pmd} pmd + {lcore} lcore")?;
     for (endpoint, held) in endpoints {
         write!(text, " + {held} {endpoint}")?;
     }
     write!(text, " + {quarantined} quarantined")?;
+    if *pinned > 0 {
+        write!(text, " + {pinned} pinned")?;
+    }
     if buffers.balances() { writeln!(text) } else { writeln!(text, "  DOES NOT BALANCE: sum {sum}") }
 }
 

@@ -115,6 +115,7 @@ impl Sources<'_> {
             all.pmd += one.pmd;
             all.lcore += one.lcore;
             all.quarantined += one.quarantined;
+            all.pinned += one.pinned;
             all.sum += one.sum;
             for (endpoint, held) in one.endpoints {
                 *all.endpoints.entry(endpoint).or_default() += held;
@@ -133,6 +134,7 @@ impl Sources<'_> {
             lcore: shard.lcore_in_hand.into(),
             endpoints: audit.endpoints.iter().map(|(id, held)| (name(*id), u64::from(*held))).collect(),
             quarantined: audit.quarantined.iter().map(|(_, held)| u64::from(*held)).sum(),
+            pinned: audit.pinned.into(),
             sum: shard.sum(),
         }
     }

@@ -145,6 +145,8 @@ pub struct BufferStatus {
     pub endpoints: BTreeMap<String, u64>,
     /// Held by endpoints that are gone without proof that nothing of theirs still runs.
     pub quarantined: u64,
+    /// Done with, but for observers that still look at them.
+    pub pinned: u64,
     /// Sum of the terms above.
     pub sum: u64,
 }

@@ -28,7 +28,7 @@ impl ShardReport {
     /// Everything that is wrong; empty when each buffer is accounted for.
     #[must_use]
     pub fn findings(&self) -> Vec<AuditFinding> {
-        let in_hand = InHand { lcore: self.lcore_in_hand, pmd: None };
+        let in_hand = InHand { lcore: self.lcore_in_hand, ..InHand::default() };
         let mut findings = self.audit.findings(in_hand);
         if self.sum() != u64::from(self.audit.size) && self.audit.sum() == u64::from(self.audit.size) {
             findings.push(AuditFinding::Sum { sum: self.sum(), size: self.audit.size });

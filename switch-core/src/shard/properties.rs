@@ -32,6 +32,8 @@ enum Operation {
     Stolen(u16, usize),
     Quarantine(u16),
     Reclaim(u16),
+    Observe(u32),
+    Unobserve(u32),
     /// The process dies after the journal has reached this sequence, and another takes over.
     Crash(u32),
 }
@@ -55,13 +57,16 @@ fn operation() -> impl Strategy<Value = Operation> {
         3 => (endpoint(), any::<usize>()).prop_map(|(e, n)| Stolen(e, n)),
         1 => endpoint().prop_map(Quarantine),
         1 => endpoint().prop_map(Reclaim),
+        4 => index().prop_map(Observe),
+        4 => index().prop_map(Unobserve),
         1 => (0..40u32).prop_map(Crash),
     ]
 }
 
-/// What a second bookkeeper knows, by index: state, holder, and the descriptor of the current loan.
+/// What a second bookkeeper knows, by index: state, holder, observers, and the descriptor of the current loan.
 struct Model {
     state: BTreeMap<u32, (HolderState, u16)>,
+    observers: BTreeMap<u32, u32>,
     loans: Vec<(u16, Desc, u32)>,
     /// Every descriptor that was ever good.
     old: Vec<Desc>,
@@ -71,7 +76,7 @@ struct Model {
 impl Model {
     fn new() -> Self {
         let state = (FIRST..FIRST + 12).map(|index| (index, (HolderState::Pool, 0))).collect();
-        Self { state, loans: Vec::new(), old: Vec::new(), sequence: 0 }
+        Self { state, observers: BTreeMap::new(), loans: Vec::new(), old: Vec::new(), sequence: 0 }
     }
 
     fn is(&self, index: u32, wanted: &[HolderState]) -> bool {
@@ -80,6 +85,10 @@ impl Model {
 
     fn set(&mut self, index: u32, state: HolderState, endpoint: u16) {
         self.state.insert(index, (state, endpoint));
+    }
+
+    fn observers(&self, index: u32) -> u32 {
+        self.observers.get(&index).copied().unwrap_or(0)
     }
 
     fn count(&self, wanted: HolderState) -> u32 {
@@ -116,7 +125,8 @@ fn apply(shard: &mut Shard<'_>, model: &mut Model, operation: &Operation) {
         Operation::Give(index) => {
             shard.give(&[index]);
             if model.is(index, &[HolderState::Pmd, HolderState::Lcore]) {
-                model.set(index, HolderState::Pool, 0);
+                let is_observed = model.observers(index) > 0;
+                model.set(index, if is_observed { HolderState::Pinned } else { HolderState::Pool }, 0);
             }
         }
         Operation::Receive(index) => {
@@ -175,6 +185,23 @@ fn apply(shard: &mut Shard<'_>, model: &mut Model, operation: &Operation) {
             assert!(home.iter().map(|reclaimed| reclaimed.index.0).eq(waiting.iter().copied()));
             waiting.into_iter().for_each(|index| model.set(index, HolderState::Lcore, 0));
         }
+        Operation::Observe(index) => {
+            let expected = model.is(index, &[HolderState::Lcore]);
+            assert_eq!(shard.observe(BufferIndex(index)), expected);
+            if expected {
+                *model.observers.entry(index).or_default() += 1;
+            }
+        }
+        Operation::Unobserve(index) => {
+            let before = model.observers(index);
+            assert_eq!(shard.unobserve(BufferIndex(index)), before > 0);
+            if before > 0 {
+                model.observers.insert(index, before - 1);
+            }
+            if before == 1 && model.is(index, &[HolderState::Pinned]) {
+                model.set(index, HolderState::Pool, 0);
+            }
+        }
         Operation::Crash(_) => unreachable!("handled where the shard is made"),
     }
 }
@@ -222,10 +249,11 @@ fn recover(model: &mut Model, published: u32) {
         .filter(|(_, _, sequence)| *sequence >= published)
         .map(|(_, desc, _)| desc.buffer_index)
         .collect();
+    model.observers.clear();
     for (index, (state, _)) in &mut model.state {
         let comes_home = match state {
             HolderState::Pool | HolderState::Quarantined => false,
-            HolderState::Pmd | HolderState::Lcore => true,
+            HolderState::Pmd | HolderState::Lcore | HolderState::Pinned => true,
             HolderState::Endpoint => unpublished.contains(index),
         };
         if comes_home {
@@ -237,9 +265,11 @@ fn recover(model: &mut Model, published: u32) {
 
 fn compare(shard: &Shard<'_>, model: &Model) {
     let audit = shard.audit();
-    let in_hand = InHand { lcore: model.count(HolderState::Lcore), pmd: Some(model.count(HolderState::Pmd)) };
-    assert_eq!(audit.findings(in_hand), []);
+    let (lcore, pmd) = (model.count(HolderState::Lcore), Some(model.count(HolderState::Pmd)));
+    let references = Some(model.observers.values().copied().map(u64::from).sum());
+    assert_eq!(audit.findings(InHand { lcore, pmd, references }), []);
     assert_eq!(audit.pool, model.count(HolderState::Pool));
+    assert_eq!(audit.pinned, model.count(HolderState::Pinned));
     for endpoint in 0..ENDPOINTS {
         assert_eq!(shard.held_by(EndpointId(endpoint)), model.held(endpoint));
     }

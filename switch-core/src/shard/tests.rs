@@ -384,17 +384,33 @@ fn put_into(shard: &mut Shard<'_>, state: HolderState) {
             put_into(shard, HolderState::Endpoint);
             assert_eq!(shard.quarantine(RED), 1);
         }
+        HolderState::Pinned => {
+            put_into(shard, HolderState::Lcore);
+            assert!(shard.observe(BufferIndex(FIRST)));
+            shard.give(&[FIRST]);
+        }
     }
 }
 
 type Operation = fn(&mut Shard<'_>);
 
 /// Each operation on the first buffer, and where it takes a buffer.
-const OPERATIONS: [(&str, HolderState, Operation); 8] = [
+const OPERATIONS: [(&str, HolderState, Operation); 10] = [
     ("take", HolderState::Pmd, |shard| {
         let _ = shard.take(&mut [0]);
     }),
     ("give", HolderState::Pool, |shard| shard.give(&[FIRST])),
+    ("give", HolderState::Pinned, |shard| {
+        let count = shard.entries[0].observer_count;
+        shard.entries[0].observer_count = 1;
+        shard.give(&[FIRST]);
+        if shard.entries[0].holder_state() != Some(HolderState::Pinned) {
+            shard.entries[0].observer_count = count;
+        }
+    }),
+    ("unobserve", HolderState::Pool, |shard| {
+        shard.unobserve(BufferIndex(FIRST));
+    }),
     ("received", HolderState::Lcore, |shard| {
         let _ = shard.received(BufferIndex(FIRST), &INGRESS);
     }),
@@ -440,9 +456,83 @@ fn each_operation_makes_the_transitions_of_the_table_and_no_other() {
             assert_eq!(found, expected, "{name} of a buffer in {from:?}");
             let pool_is_sound = shard.audit().pool == shard.audit().pool_marked;
             assert!(pool_is_sound && shard.audit().sum() == u64::from(SIZE), "{name} of {from:?}");
+            assert_eq!(shard.audit().misplaced, 0, "{name} of {from:?}");
         }
     }
-    assert_eq!(LEGAL.len() + PROHIBITED.len(), 25);
+    assert_eq!(LEGAL.len() + PROHIBITED.len(), 36);
+}
+
+#[test]
+fn a_buffer_whose_chain_is_done_waits_for_its_observers() {
+    let mut memory = Memory::new();
+    let mut shard = memory.shard();
+    let index = received(&mut shard);
+    assert!(shard.observe(index) && shard.observe(index));
+    assert!(shard.send(index));
+    shard.give(&[index.0]);
+    assert_eq!((shard.available(), shard.audit().pinned, shard.audit().references), (SIZE - 1, 1, 2));
+    assert!(shard.audit().findings(InHand::default()).is_empty());
+    assert!(shard.unobserve(index));
+    assert_eq!(shard.audit().pinned, 1, "one still looks at it");
+    assert!(shard.unobserve(index));
+    assert_eq!((shard.available(), shard.audit().pinned), (SIZE, 0));
+    assert_eq!(received(&mut shard), index);
+}
+
+#[test]
+fn observers_that_are_done_before_the_chain_leave_no_trace() {
+    let mut memory = Memory::new();
+    let mut shard = memory.shard();
+    let index = received(&mut shard);
+    assert!(shard.observe(index));
+    let loan = Loan { endpoint: RED, sequence: 0, kind: Kind::Packet, path: PATH };
+    assert!(shard.lend(index, &loan).is_some());
+    assert!(shard.unobserve(index));
+    assert_eq!(shard.held_by(RED), 1);
+    assert_eq!(shard.quarantine(RED), 1);
+    let home = shard.reclaim(RED);
+    shard.give(&[home[0].index.0]);
+    assert_eq!((shard.available(), shard.faults().total()), (SIZE, 0));
+}
+
+#[test]
+fn only_what_the_lcore_has_can_be_shown_to_an_observer() {
+    for state in HolderState::ALL {
+        let mut memory = Memory::new();
+        let mut shard = memory.shard();
+        put_into(&mut shard, state);
+        let before = shard.entries[0];
+        let is_shown = shard.observe(BufferIndex(FIRST));
+        assert_eq!(is_shown, state == HolderState::Lcore, "{state:?}");
+        assert!(is_shown || shard.entries[0] == before);
+        assert_eq!(shard.faults().get(LedgerFault::ObserveNotLcore), u64::from(!is_shown));
+        assert!(!shard.observe(BufferIndex(FIRST + SIZE)));
+    }
+}
+
+#[test]
+fn an_observer_too_many_and_one_too_few_are_faults_of_the_host() {
+    let mut memory = Memory::new();
+    let mut shard = memory.shard();
+    let index = received(&mut shard);
+    assert!(!shard.unobserve(index) && !shard.unobserve(BufferIndex(FIRST + SIZE)));
+    assert_eq!(shard.faults().get(LedgerFault::UnobserveNone), 2);
+    shard.entries[0].observer_count = u16::MAX - 1;
+    assert!(shard.observe(index) && !shard.observe(index));
+    assert_eq!(shard.entries[0].observer_count, u16::MAX);
+}
+
+#[test]
+fn the_audit_finds_references_that_nobody_has_and_pins_that_nobody_needs() {
+    let mut memory = Memory::new();
+    let mut shard = memory.shard();
+    put_into(&mut shard, HolderState::Pinned);
+    let in_hand = |references| InHand { references: Some(references), ..InHand::default() };
+    assert_eq!(shard.audit().findings(in_hand(1)), []);
+    assert_eq!(shard.audit().findings(in_hand(0)), [AuditFinding::References { counted: 1, in_hand: 0 }]);
+    shard.entries[0].observer_count = 0;
+    shard.entries[1].observer_count = 1;
+    assert_eq!(shard.audit().findings(in_hand(1)), [AuditFinding::Misplaced { entries: 2 }]);
 }
 
 #[test]
@@ -474,7 +564,7 @@ fn the_audit_finds_a_buffer_that_the_lcore_forgot() {
     assert!(shard.audit().findings(InHand::default()).is_empty());
     // Leaked on purpose: taken back and neither sent, lent nor given to the pool.
     let _forgotten = give_back(&mut shard, desc).unwrap();
-    let findings = shard.audit().findings(InHand { lcore: 0, pmd: None });
+    let findings = shard.audit().findings(InHand { lcore: 0, pmd: None, references: None });
     assert_eq!(findings, [AuditFinding::Lcore { marked: 1, in_hand: 0 }]);
     assert_eq!(findings[0].to_string(), "1 buffers marked as the lcore's, it has 0 in hand");
 }
@@ -506,7 +596,7 @@ fn the_audit_finds_a_wrong_charge_an_unknown_state_and_a_missing_pmd_buffer() {
     assert!(shard.take(&mut [0; 2]));
     shard.held[RED.index()] = 5;
     shard.entries[SIZE as usize - 4].state = 0x77;
-    let findings = shard.audit().findings(InHand { lcore: 0, pmd: Some(2) });
+    let findings = shard.audit().findings(InHand { lcore: 0, pmd: Some(2), references: None });
     assert!(findings.contains(&AuditFinding::Held { endpoint: RED, charged: 5, walked: 1 }));
     assert!(findings.contains(&AuditFinding::Unknown { entries: 1 }));
     assert!(findings.contains(&AuditFinding::Pmd { marked: 1, in_hand: 2 }));
