@@ -69,6 +69,9 @@
 //! [`Endpoint::split`] gives each thread its own. A [`PollError`] means that this attach is over:
 //! [`Endpoint::attach_anew`] starts the next.
 //!
+//! An NF that holds packets back, or has something to do when there are none, runs
+//! [`Endpoint::run_holding`]: see [`holding`].
+//!
 //! # Making packets
 //!
 //! An NF with credit in the config is lent empty buffers:
@@ -104,6 +107,7 @@ mod death;
 mod device;
 mod empty;
 mod endpoint;
+pub mod holding;
 mod idle;
 mod mapping;
 pub mod packet;

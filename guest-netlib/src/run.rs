@@ -39,6 +39,10 @@ pub enum End {
     Packets,
     /// [`Run::time_max`] is over.
     Time,
+    /// The switch has closed the connection.
+    SwitchGone,
+    /// The switch has detached the endpoint and does not let it in again.
+    Detached,
 }
 
 /// What a loop did.
@@ -54,7 +58,17 @@ pub struct RunReport {
     pub elapsed: Duration,
 }
 
-/// What ends a loop early.
+impl RunReport {
+    /// As a result: a switch that went away is a failure, whatever was done before.
+    pub(crate) fn conclude(self) -> Result<Self, RunError> {
+        match self.end {
+            End::SwitchGone => Err(RunError::SwitchGone { report: Box::new(self) }),
+            _ => Ok(self),
+        }
+    }
+}
+
+/// What ends a loop early; what it did until then comes along.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
     /// Detached by the switch, and attaching again failed.
@@ -64,19 +78,33 @@ pub enum RunError {
         cause: PollError,
         /// Why there is no other one.
         source: AttachError,
+        /// What was done before.
+        report: Box<RunReport>,
     },
     /// The switch's end of the connection is closed; its memory is of no more use.
     #[error("the switch has closed the connection: start this program again when the switch is back")]
-    SwitchGone,
+    SwitchGone {
+        /// What was done before.
+        report: Box<RunReport>,
+    },
 }
 
 impl RunError {
     /// Attaching again failed after `cause`. A switch that detaches and goes is a switch that stops, nothing else.
-    #[must_use]
-    pub fn attach(cause: PollError, source: AttachError) -> Self {
+    pub(crate) fn attach(cause: PollError, source: AttachError, report: RunReport) -> Self {
         match source {
-            AttachError::SwitchGone { .. } => Self::SwitchGone,
-            source => Self::Attach { cause, source },
+            AttachError::SwitchGone { .. } => {
+                Self::SwitchGone { report: Box::new(RunReport { end: End::SwitchGone, ..report }) }
+            }
+            source => Self::Attach { cause, source, report: Box::new(report) },
+        }
+    }
+
+    /// What was done before the loop ended.
+    #[must_use]
+    pub fn report(&self) -> &RunReport {
+        match self {
+            Self::Attach { report, .. } | Self::SwitchGone { report } => report,
         }
     }
 }
@@ -85,7 +113,6 @@ impl RunError {
 enum Pause {
     End(End),
     Broken(PollError),
-    SwitchGone,
 }
 
 impl Endpoint {
@@ -109,18 +136,21 @@ impl Endpoint {
     ) -> Result<RunReport, RunError> {
         let started = Instant::now();
         let mut progress = Progress { packets: 0, started, connection_seen: started };
-        let end = loop {
-            match poll_on(self.queue_pairs(), self.device(), how, &mut progress, &mut handler) {
-                Pause::End(end) => break end,
-                Pause::SwitchGone => return Err(RunError::SwitchGone),
-                Pause::Broken(cause) => {
-                    log::warn!("{cause}; attaching again");
-                    self.attach_anew().map_err(|source| RunError::attach(cause, source))?;
-                }
+        loop {
+            let cause = match poll_on(self.queue_pairs(), self.device(), how, &mut progress, &mut handler) {
+                Pause::End(end) => return self.report(end, started).conclude(),
+                Pause::Broken(cause) => cause,
+            };
+            log::warn!("{cause}; attaching again");
+            if let Err(source) = self.attach_anew() {
+                return Err(RunError::attach(cause, source, self.report(End::Detached, started)));
             }
-        };
+        }
+    }
+
+    pub(crate) fn report(&self, end: End, started: Instant) -> RunReport {
         let (counters, attaches, elapsed) = (self.counters(), self.attaches(), started.elapsed());
-        Ok(RunReport { end, counters, attaches, elapsed })
+        RunReport { end, counters, attaches, elapsed }
     }
 }
 
@@ -146,7 +176,7 @@ impl Progress {
         }
         if now - self.connection_seen >= CONNECTION_LOOK {
             self.connection_seen = now;
-            return (!device.is_connected()).then_some(Pause::SwitchGone);
+            return (!device.is_connected()).then_some(Pause::End(End::SwitchGone));
         }
         None
     }
@@ -221,9 +251,18 @@ mod tests {
 
     #[test]
     fn a_switch_that_detaches_and_goes_is_gone() {
-        let gone = RunError::attach(PollError::Detached { ours: 1 }, AttachError::SwitchGone { position: 0 });
-        assert!(matches!(gone, RunError::SwitchGone), "{gone}");
-        let refused = RunError::attach(PollError::Detached { ours: 1 }, AttachError::InUse { position: 0 });
+        let report = RunReport {
+            end: End::Detached,
+            counters: QueueCounters { received: 7, ..QueueCounters::default() },
+            attaches: 1,
+            elapsed: Duration::ZERO,
+        };
+        let cause = PollError::Detached { ours: 1 };
+        let gone = RunError::attach(cause, AttachError::SwitchGone { position: 0 }, report);
+        assert!(matches!(gone, RunError::SwitchGone { .. }), "{gone}");
+        assert_eq!(*gone.report(), RunReport { end: End::SwitchGone, ..report });
+        let refused = RunError::attach(cause, AttachError::InUse { position: 0 }, report);
         assert!(matches!(refused, RunError::Attach { .. }), "{refused}");
+        assert_eq!(*refused.report(), report);
     }
 }

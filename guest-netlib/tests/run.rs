@@ -111,7 +111,7 @@ fn a_loop_ends_with_an_error_when_the_switch_hangs_up() {
     let mut endpoint = Endpoint::attach(&host.device(), 0).unwrap();
     host.hang_up();
     let err = endpoint.run(&Run::default(), |packet| packet.next()).unwrap_err();
-    assert!(matches!(err, RunError::SwitchGone), "{err}");
+    assert!(matches!(err, RunError::SwitchGone { .. }), "{err}");
 }
 
 #[test]

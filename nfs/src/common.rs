@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
-use guest_netlib::{Device, Endpoint, Idle, Options, Run, RunReport, Stop};
+use guest_netlib::{Device, Endpoint, Idle, Options, Run, RunError, RunReport, Stop};
 
 use crate::{NfError, Summary};
 
@@ -75,17 +75,18 @@ impl Common {
         })
     }
 
-    /// Says what was done: a log line, and with --json one line on standard output.
+    /// Says what was done, also when the run failed: a log line, and with --json one line on standard output.
     ///
     /// # Errors
-    /// If the summary has no JSON form.
-    pub fn conclude(&self, nf: &str, report: &RunReport) -> Result<(), NfError> {
+    /// If the run failed, or the summary has no JSON form.
+    pub fn conclude(&self, nf: &str, run: Result<RunReport, RunError>) -> Result<(), NfError> {
+        let report = run.as_ref().unwrap_or_else(|failed| failed.report());
         let summary = Summary::new(nf, report);
         log::info!("{summary}");
         if self.json {
             println!("{}", serde_json::to_string(&summary)?);
         }
-        Ok(())
+        Ok(run.map(drop)?)
     }
 }
 

@@ -10,11 +10,14 @@ pub mod firewall;
 pub mod frame;
 pub mod l2fwd;
 pub mod monitor;
-pub mod polling;
 pub mod router;
 pub mod settings;
 mod start;
 mod summary;
+
+/// Bytes of a packet that are copied before anything is decided by them: whoever maps the domain's region may
+/// change the packet meanwhile, and nobody the copy.
+pub const HEADER_BYTES: usize = 128;
 
 pub use common::Common;
 pub use start::{NfError, main_with};

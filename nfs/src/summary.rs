@@ -10,7 +10,7 @@ use serde::Serialize;
 pub struct Summary {
     /// Which network function.
     pub nf: String,
-    /// Why it ended: stopped, packets or time.
+    /// Why it ended: stopped, packets, time, switch_gone or detached.
     pub end: &'static str,
     /// How long it polled.
     pub seconds: f64,
@@ -39,6 +39,8 @@ impl Summary {
                 End::Stopped => "stopped",
                 End::Packets => "packets",
                 End::Time => "time",
+                End::SwitchGone => "switch_gone",
+                End::Detached => "detached",
             },
             seconds: report.elapsed.as_secs_f64(),
             received: counters.received,

@@ -178,6 +178,23 @@ fn a_paused_forwarder_goes_on_where_it_was() {
 }
 
 #[test]
+fn a_forwarder_says_what_it_did_when_its_switch_is_killed() {
+    let scene = Scene::new();
+    let (client, _server) = scene.hosts();
+    let mut switch = scene.switch(&one_forwarder(CABLES, "closed"));
+    let mut nf = switch.start_process("fwd0", "forwarder", &["--json"]).unwrap();
+    attached(&mut switch);
+    assert_eq!(ping(&client, SERVER, 5, 20).unwrap().answered, 5);
+    switch.child().signal(Signal::KILL);
+    assert!(!nf.wait(Duration::from_secs(10)).unwrap().success());
+    let log = scene.log("fwd0");
+    let summary = log.lines().find(|line| line.starts_with('{')).unwrap_or_else(|| panic!("{log}"));
+    let summary: serde_json::Value = serde_json::from_str(summary).unwrap();
+    assert_eq!(summary["end"], "switch_gone");
+    assert!(summary["received"].as_u64().unwrap() >= 10, "{summary}");
+}
+
+#[test]
 fn a_capture_comes_out_byte_for_byte_and_in_order() {
     let scene = Scene::new();
     let frames = capture::udp_frames(20_000, 7, 42);

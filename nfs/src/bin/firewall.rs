@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use clap::Parser;
 use guest_netlib::Packet;
+use guest_netlib::holding::{Handler, SHOWN_COUNTERS};
 use nfs::firewall::{Action, Policy, Tally, file};
-use nfs::polling::{self, HEADER_BYTES, Handler, SHOWN_COUNTERS};
 use nfs::settings::Findings;
-use nfs::{Common, NfError};
+use nfs::{Common, HEADER_BYTES, NfError};
 
 /// Lets packets pass by rules over their 5-tuples, and drops the rest
 #[derive(Parser)]
@@ -64,12 +64,10 @@ fn guard(args: Args) -> Result<(), FirewallError> {
     let mut endpoint = args.common.attach()?;
     let how = args.common.how_to_run()?;
     let mut tally = Tally::new(&policy);
-    let report = polling::run(&mut endpoint, &how, |attach| {
-        attach.poll(&mut Guard { policy: &policy, tally: &mut tally })
-    })
-    .map_err(NfError::from)?;
+    let run =
+        endpoint.run_holding(&how, |attach| attach.poll(&mut Guard { policy: &policy, tally: &mut tally }));
     tally.to_string().lines().for_each(|line| log::info!("{line}"));
-    Ok(args.common.conclude("firewall", &report)?)
+    Ok(args.common.conclude("firewall", run)?)
 }
 
 struct Guard<'f> {

@@ -33,12 +33,12 @@ fn main() -> ExitCode {
 fn forward(args: Args) -> Result<(), NfError> {
     let mut endpoint = args.common.attach()?;
     let how = args.common.how_to_run()?;
-    let report = if args.touch {
-        endpoint.run(&how, touch_and_pass)?
+    let run = if args.touch {
+        endpoint.run(&how, touch_and_pass)
     } else {
-        endpoint.run(&how, |packet| packet.next())?
+        endpoint.run(&how, |packet| packet.next())
     };
-    args.common.conclude("forwarder", &report)
+    args.common.conclude("forwarder", run)
 }
 
 fn touch_and_pass(mut packet: Packet<'_>) {

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use clap::Parser;
 use guest_netlib::Packet;
+use guest_netlib::holding::{Handler, SHOWN_COUNTERS};
 use nfs::monitor::{FLOWS_MAX_DEFAULT, Monitor};
-use nfs::polling::{self, HEADER_BYTES, Handler, SHOWN_COUNTERS};
-use nfs::{Common, NfError};
+use nfs::{Common, HEADER_BYTES, NfError};
 
 /// Counts packets by flow and protocol, and says so in lines of JSON
 #[derive(Parser)]
@@ -61,10 +61,10 @@ fn watch(args: Args) -> Result<(), NfError> {
         now: Duration::ZERO,
         flows_most: 0,
     };
-    let report = polling::run(&mut endpoint, &how, |attach| attach.poll(&mut watch))?;
-    watch.now = report.elapsed;
+    let run = endpoint.run_holding(&how, |attach| attach.poll(&mut watch));
+    watch.now = run.as_ref().unwrap_or_else(|failed| failed.report()).elapsed;
     watch.print();
-    args.common.conclude("monitor", &report)
+    args.common.conclude("monitor", run)
 }
 
 struct Watch {

@@ -6,8 +6,8 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
+use guest_netlib::holding::{Handler, SHOWN_COUNTERS};
 use guest_netlib::{Endpoint, Packet, PortTarget, QueuePair};
-use nfs::polling::{self, Handler, SHOWN_COUNTERS};
 use nfs::router::{Exits, Interface, InterfaceIndex, Router, Waiting, file};
 use nfs::settings::Findings;
 use nfs::{Common, NfError};
@@ -75,13 +75,12 @@ fn route(args: Args) -> Result<(), RouterError> {
     // Most of what the switch lends has to flow: a quarter may wait for neighbours.
     let held_max = usize::try_from(endpoint.quota_buffers() / 4).unwrap_or(usize::MAX);
     let mut router = Router::new(settings, ports.iter().map(|port| port.id()).collect());
-    let report = polling::run(&mut endpoint, &how, |attach| {
+    let run = endpoint.run_holding(&how, |attach| {
         let exits = Ports { pairs: attach.queue_pairs(), ports: &ports };
         attach.poll(&mut Crossing { router: &mut router, waiting: Waiting::new(held_max), exits })
-    })
-    .map_err(NfError::from)?;
+    });
     router.counters().to_string().lines().for_each(|line| log::info!("{line}"));
-    Ok(args.common.conclude("router", &report)?)
+    Ok(args.common.conclude("router", run)?)
 }
 
 /// The switch's ports of the interfaces, in their order.

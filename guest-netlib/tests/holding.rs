@@ -1,12 +1,11 @@
-//! The polling loop over real rings, with a test in the place of the switch.
+//! The loop that holds packets over real rings, with a test in the place of the switch.
 
-#[path = "../../guest-netlib/tests/support/mod.rs"]
 mod support;
 
 use std::time::Duration;
 
-use guest_netlib::{End, Endpoint, Packet, Run, Stop};
-use nfs::polling::{self, Handler, SHOWN_COUNTERS, TICK};
+use guest_netlib::holding::{Handler, SHOWN_COUNTERS, TICK};
+use guest_netlib::{End, Endpoint, Packet, Run, RunError, Stop};
 use shm_ring::desc::Verdict;
 use shm_ring::layout::GuestCounter;
 use support::TestHost;
@@ -56,7 +55,7 @@ fn packets_may_be_held_over_many_bursts_and_leave_at_a_tick_without_traffic() {
     let mut lcore = host.lcore(0);
     lcore.lend(0, 50);
     let how = Run { time_max: Some(TICK * 4), ..Run::default() };
-    let report = polling::run(&mut endpoint, &how, |attach| attach.poll(&mut Holder::new(2))).unwrap();
+    let report = endpoint.run_holding(&how, |attach| attach.poll(&mut Holder::new(2))).unwrap();
     assert_eq!((report.end, report.counters.sent), (End::Time, 50));
     assert_eq!(verdicts(&mut lcore), vec![Verdict::Next as u8; 50]);
 }
@@ -68,7 +67,7 @@ fn what_is_held_when_the_run_ends_goes_home_dropped() {
     let mut lcore = host.lcore(0);
     lcore.lend(0, 10);
     let how = Run { packets_max: Some(7), ..Run::default() };
-    let report = polling::run(&mut endpoint, &how, |attach| attach.poll(&mut Holder::new(u64::MAX))).unwrap();
+    let report = endpoint.run_holding(&how, |attach| attach.poll(&mut Holder::new(u64::MAX))).unwrap();
     assert_eq!((report.end, report.counters.received, report.counters.dropped), (End::Packets, 7, 7));
     drop(endpoint);
     assert_eq!(verdicts(&mut lcore), vec![Verdict::Drop as u8; 10], "the three that nobody took too");
@@ -80,7 +79,7 @@ fn the_switch_is_shown_what_the_handler_counts() {
     let mut endpoint = Endpoint::attach(&host.device(), 0).unwrap();
     host.lcore(0).lend(0, 5);
     let how = Run { packets_max: Some(5), ..Run::default() };
-    polling::run(&mut endpoint, &how, |attach| attach.poll(&mut Holder::new(u64::MAX))).unwrap();
+    endpoint.run_holding(&how, |attach| attach.poll(&mut Holder::new(u64::MAX))).unwrap();
     let shown = host.counters();
     assert_eq!((shown[GuestCounter::App as usize], shown[GuestCounter::App as usize + 7]), (5, 5));
 }
@@ -92,14 +91,30 @@ fn a_detached_endpoint_attaches_again_with_a_handler_that_holds_nothing_old() {
     host.lcore(0).lend(0, 5);
     let how = Run { stop: Stop::new(), ..Run::default() };
     let mut attaches = 0;
-    let report = polling::run(&mut endpoint, &how, |attach| {
-        attaches += 1;
-        match attaches {
-            1 => host.detach(0),
-            _ => how.stop.ask(),
-        }
-        attach.poll(&mut Holder::new(u64::MAX))
-    })
-    .unwrap();
+    let report = endpoint
+        .run_holding(&how, |attach| {
+            attaches += 1;
+            match attaches {
+                1 => host.detach(0),
+                _ => how.stop.ask(),
+            }
+            attach.poll(&mut Holder::new(u64::MAX))
+        })
+        .unwrap();
     assert_eq!((attaches, report.attaches, report.end), (2, 2, End::Stopped));
+}
+
+#[test]
+fn what_was_done_is_told_when_the_switch_goes_away() {
+    let host = TestHost::new(&[0]);
+    let mut endpoint = Endpoint::attach(&host.device(), 0).unwrap();
+    host.lcore(0).lend(0, 5);
+    let err = endpoint
+        .run_holding(&Run::default(), |attach| {
+            host.hang_up();
+            attach.poll(&mut Holder::new(1))
+        })
+        .unwrap_err();
+    assert!(matches!(err, RunError::SwitchGone { .. }), "{err}");
+    assert_eq!((err.report().end, err.report().counters.received), (End::SwitchGone, 5));
 }

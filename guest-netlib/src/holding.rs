@@ -1,13 +1,45 @@
 //! A polling loop for network functions that hold packets back, or act without one.
 //!
-//! [`guest_netlib::Endpoint::run`] hands each packet out for one call. Here a packet may be kept until the end
-//! of the attach, the clock ticks without traffic, and the counters that the switch shows are kept up to date.
+//! [`Endpoint::run`] hands each packet out for one call. Here a packet may be kept until the end of the attach,
+//! the clock ticks without traffic, and the counters that the switch shows are kept up to date:
+//!
+//! ```no_run
+//! use std::time::Duration;
+//!
+//! use guest_netlib::holding::{Handler, SHOWN_COUNTERS};
+//! use guest_netlib::{Endpoint, Packet, Run, RunError};
+//!
+//! /// Lets packets go at the next tick.
+//! #[derive(Default)]
+//! struct Late<'q> {
+//!     held: Vec<Packet<'q>>,
+//! }
+//!
+//! impl<'q> Handler<'q> for Late<'q> {
+//!     fn packet(&mut self, packet: Packet<'q>, _now: Duration) {
+//!         self.held.push(packet);
+//!     }
+//!     fn tick(&mut self, _now: Duration) {
+//!         self.held.drain(..).for_each(Packet::next);
+//!     }
+//!     fn shown(&self) -> [u64; SHOWN_COUNTERS] {
+//!         [self.held.len() as u64, 0, 0, 0, 0, 0, 0, 0]
+//!     }
+//! }
+//!
+//! # fn delay(mut endpoint: Endpoint) -> Result<(), RunError> {
+//! endpoint.run_holding(&Run::default(), |attach| attach.poll(&mut Late::default()))?;
+//! # Ok(())
+//! # }
+//! ```
 
 use std::time::{Duration, Instant};
 
-use guest_netlib::{
-    BURST_PACKETS_MAX, Burst, End, Endpoint, Packet, PollError, QueuePair, Run, RunError, RunReport,
-};
+use crate::burst::{BURST_PACKETS_MAX, Burst};
+use crate::endpoint::Endpoint;
+use crate::packet::Packet;
+use crate::queue::{PollError, QueuePair};
+use crate::run::{End, Run, RunError, RunReport};
 
 /// Rounds over all queue pairs between two looks at the clock, when there is traffic.
 const ROUNDS_PER_LOOK: u32 = 64;
@@ -15,10 +47,6 @@ const ROUNDS_PER_LOOK: u32 = 64;
 pub const TICK: Duration = Duration::from_millis(50);
 /// Counters that the switch shows for an endpoint.
 pub const SHOWN_COUNTERS: usize = 8;
-/// Bytes of a packet that are copied before anything is decided by them: whoever maps the domain's region may
-/// change the packet meanwhile, and nobody the copy.
-pub const HEADER_BYTES: usize = 128;
-
 /// What a network function does during one attach. `'q` is the time of the attach.
 pub trait Handler<'q> {
     /// Takes a packet; what is dropped without a verdict is dropped from the network.
@@ -39,7 +67,6 @@ pub struct Pause(Reason);
 enum Reason {
     End(End),
     Broken(PollError),
-    SwitchGone,
 }
 
 /// What lasts over all attaches of a run.
@@ -58,34 +85,30 @@ pub struct Attach<'q> {
     progress: &'q mut Progress,
 }
 
-/// Runs until `how` says to end. `attached` is called once for each attach and has to
-/// [`poll`](Attach::poll) it; when the switch detaches the endpoint, it is attached anew.
-///
-/// # Errors
-/// As [`Endpoint::run`].
-pub fn run(
-    endpoint: &mut Endpoint,
-    how: &Run,
-    mut attached: impl FnMut(Attach<'_>) -> Pause,
-) -> Result<RunReport, RunError> {
-    let mut progress = Progress { started: Instant::now(), packets: 0, shown: [0; SHOWN_COUNTERS] };
-    let end = loop {
-        let Pause(reason) = attached(Attach { endpoint, how, progress: &mut progress });
-        match reason {
-            Reason::End(end) => break end,
-            Reason::SwitchGone => return Err(RunError::SwitchGone),
-            Reason::Broken(cause) => {
-                log::warn!("{cause}; attaching again");
-                endpoint.attach_anew().map_err(|source| RunError::attach(cause, source))?;
+impl Endpoint {
+    /// Runs until `how` says to end. `attached` is called once for each attach and has to
+    /// [`poll`](Attach::poll) it; when the switch detaches the endpoint, it is attached anew.
+    ///
+    /// # Errors
+    /// As [`Endpoint::run`].
+    pub fn run_holding(
+        &mut self,
+        how: &Run,
+        mut attached: impl FnMut(Attach<'_>) -> Pause,
+    ) -> Result<RunReport, RunError> {
+        let mut progress = Progress { started: Instant::now(), packets: 0, shown: [0; SHOWN_COUNTERS] };
+        loop {
+            let Pause(reason) = attached(Attach { endpoint: self, how, progress: &mut progress });
+            let cause = match reason {
+                Reason::End(end) => return self.report(end, progress.started).conclude(),
+                Reason::Broken(cause) => cause,
+            };
+            log::warn!("{cause}; attaching again");
+            if let Err(source) = self.attach_anew() {
+                return Err(RunError::attach(cause, source, self.report(End::Detached, progress.started)));
             }
         }
-    };
-    Ok(RunReport {
-        end,
-        counters: endpoint.counters(),
-        attaches: endpoint.attaches(),
-        elapsed: progress.started.elapsed(),
-    })
+    }
 }
 
 impl<'q> Attach<'q> {
@@ -134,7 +157,7 @@ impl Progress {
                     return Reason::End(End::Time);
                 }
                 if !endpoint.device().is_connected() {
-                    return Reason::SwitchGone;
+                    return Reason::End(End::SwitchGone);
                 }
             }
             empty_rounds = if taken == 0 { empty_rounds.saturating_add(1) } else { 0 };
