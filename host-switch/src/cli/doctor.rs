@@ -5,11 +5,19 @@ use std::process::Command;
 
 use serde::Serialize;
 
+use crate::control::eal;
+use crate::plan::Plan;
 use crate::qemu::accel::{Accelerator, Trial};
 
 /// Files of the guest image.
 const KERNEL: &str = "vmlinuz";
 const INITRAMFS: &str = "initramfs.cpio.gz";
+const MANIFEST: &str = "manifest.json";
+/// Programs that the image as it is built here has.
+const PROGRAMS: [&str; 6] = ["firewall", "forwarder", "l2fwd", "monitor", "netlib-supervise", "router"];
+
+/// The config of the demo, whose memory any machine should have.
+const DEMO: &str = include_str!("../../../security-domains/examples/demo.toml");
 
 /// How a check came out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -56,7 +64,7 @@ impl Check {
 pub fn examine(image: &Path) -> Vec<Check> {
     vec![
         privileges(),
-        hugepages(Path::new("/sys/kernel/mm/hugepages/hugepages-2048kB")),
+        hugepages(Path::new("/sys/kernel/mm/hugepages/hugepages-2048kB"), demo_hugepages()),
         memory(&read("/proc/meminfo")),
         image_files(image),
         accelerator(image),
@@ -109,7 +117,7 @@ fn privileges() -> Check {
     )
 }
 
-fn hugepages(folder: &Path) -> Check {
+fn hugepages(folder: &Path, needed: u64) -> Check {
     let count = |file: &str| read_number(&folder.join(file));
     let Some((all, free)) = count("nr_hugepages").zip(count("free_hugepages")) else {
         return Check::warn(
@@ -118,16 +126,28 @@ fn hugepages(folder: &Path) -> Check {
             "set pages = \"plain\" in each domain, or boot a kernel with hugetlbfs",
         );
     };
-    let found = format!("{free} of {all} pages of 2 MiB free");
-    if free > 0 {
+    let found = format!("{free} of {all} pages of 2 MiB free, the demo's switch takes {needed}");
+    if free >= needed {
         return Check::ok("hugepages", found);
     }
+    let wanted = all + needed - free;
     Check::warn(
         "hugepages",
         found,
-        "reserve some: `echo 512 | sudo tee /proc/sys/vm/nr_hugepages`; \
-         `netvm check FILE` says how many a config needs",
+        format!(
+            "reserve them: `echo {wanted} | sudo tee /proc/sys/vm/nr_hugepages`, for every boot \
+             `vm.nr_hugepages = {wanted}` in /etc/sysctl.d; `netvm check FILE` says how many another config needs. \
+             With pages = \"hugetlb-or-plain\" a switch starts without, and is slower"
+        ),
     )
+}
+
+/// Pages of 2 MiB that the switch of the demo takes: its region, and DPDK for itself.
+fn demo_hugepages() -> u64 {
+    let Ok(config) = security_domains::parse(DEMO, "demo.toml") else { return 0 };
+    let regions: u64 = config.needs().iter().map(|need| need.hugepages_2mib).sum();
+    let own_mib = Plan::new(&config, 0).map_or(0, |plan| eal::memory_mib(&plan));
+    regions + own_mib.div_ceil(eal::MIB_PER_HUGEPAGE)
 }
 
 fn memory(meminfo: &str) -> Check {
@@ -156,12 +176,37 @@ fn image_files(image: &Path) -> Check {
     let missing: Vec<&str> =
         [KERNEL, INITRAMFS].into_iter().filter(|file| !image.join(file).is_file()).collect();
     if missing.is_empty() {
-        return Check::ok("image", format!("guest image in {}", image.display()));
+        return image_programs(image);
     }
     Check::warn(
         "image",
         format!("{} lacks {}", image.display(), missing.join(" and ")),
         "`cargo xtask image` builds it; elsewhere: --image PATH. VMs need it, processes do not",
+    )
+}
+
+/// Looks into the manifest for the programs of the image.
+fn image_programs(image: &Path) -> Check {
+    let found = format!("guest image in {}", image.display());
+    let manifest: Option<serde_json::Value> = std::fs::read(image.join(MANIFEST))
+        .ok()
+        .and_then(|text| serde_json::from_slice(&text).ok())
+        .filter(|manifest: &serde_json::Value| manifest["programs"].is_object());
+    let Some(manifest) = manifest else {
+        return Check::ok(
+            "image",
+            format!("{found}; without a {MANIFEST}, so which NFs it has is not known"),
+        );
+    };
+    let missing: Vec<&str> =
+        PROGRAMS.into_iter().filter(|program| manifest["programs"].get(program).is_none()).collect();
+    if missing.is_empty() {
+        return Check::ok("image", format!("{found}, with the NFs"));
+    }
+    Check::warn(
+        "image",
+        format!("{found}, without {}", missing.join(", ")),
+        "`cargo xtask image` builds it anew with all NFs; a VM of a missing one ends right after its boot",
     )
 }
 
@@ -256,9 +301,48 @@ mod tests {
 
     #[test]
     fn a_kernel_without_huge_pages_says_how_to_go_on() {
-        let check = hugepages(Path::new("/nonexistent"));
+        let check = hugepages(Path::new("/nonexistent"), 100);
         assert_eq!(check.verdict, Verdict::Warn);
         assert!(check.fix.unwrap().contains("plain"));
+    }
+
+    #[test]
+    fn one_huge_page_less_than_the_demo_takes_is_a_warning_that_says_how_many_to_reserve() {
+        let folder = tempfile::tempdir().unwrap();
+        let reserve = |all: u64, free: u64| {
+            std::fs::write(folder.path().join("nr_hugepages"), format!("{all}\n")).unwrap();
+            std::fs::write(folder.path().join("free_hugepages"), format!("{free}\n")).unwrap();
+            hugepages(folder.path(), 100)
+        };
+        assert_eq!(reserve(130, 100).verdict, Verdict::Ok);
+        let short = reserve(130, 99);
+        assert_eq!(short.found, "99 of 130 pages of 2 MiB free, the demo's switch takes 100");
+        assert!(short.fix.unwrap().starts_with("reserve them: `echo 131 | sudo tee "));
+    }
+
+    #[test]
+    fn the_demo_takes_pages_for_its_region_and_for_dpdk() {
+        assert!((50..200).contains(&demo_hugepages()), "{}", demo_hugepages());
+    }
+
+    #[test]
+    fn an_image_without_an_nf_is_named_with_what_it_lacks() {
+        let folder = tempfile::tempdir().unwrap();
+        for file in [KERNEL, INITRAMFS] {
+            std::fs::write(folder.path().join(file), "").unwrap();
+        }
+        let of_manifest = |text: &str| {
+            std::fs::write(folder.path().join(MANIFEST), text).unwrap();
+            image_files(folder.path())
+        };
+        let all = PROGRAMS.map(|program| format!("\"{program}\":\"00\"")).join(",");
+        assert_eq!(of_manifest(&format!("{{\"programs\":{{{all}}}}}")).verdict, Verdict::Ok);
+        let lacking = of_manifest(&format!("{{\"programs\":{{{all}}}}}").replace("router", "routed"));
+        assert_eq!(lacking.verdict, Verdict::Warn);
+        assert!(lacking.found.ends_with(", without router"), "{}", lacking.found);
+        let unknown = of_manifest("{}");
+        assert_eq!(unknown.verdict, Verdict::Ok);
+        assert!(unknown.found.ends_with("not known"), "{}", unknown.found);
     }
 
     #[test]

@@ -9,6 +9,9 @@ const LINE_BYTES_MAX: usize = 1024;
 /// Most bytes read in one call.
 const READ_BYTES_MAX: usize = 256 << 10;
 
+/// Longest name of a network function that is shown.
+const NAME_CHARS_MAX: usize = 64;
+
 /// What `init` of the image writes in front of its lines.
 const MARKER: &str = "netvm-guest: ";
 
@@ -16,14 +19,14 @@ const MARKER: &str = "netvm-guest: ";
 const PANICS: &[&str] = &["IO-APIC + timer doesn't work", "Kernel panic"];
 
 /// What the console shows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BootNews {
     /// The kernel runs `init`.
     Booted,
     /// A network function was started.
     NfStarted,
-    /// A network function that was asked for is not in the image.
-    NfMissing,
+    /// This network function, as far as its name is one, was asked for and is not in the image.
+    NfMissing(String),
     /// Every network function was started.
     Ready,
     /// The kernel panicked for the first time: reset the machine (the image's kernel does so itself).
@@ -81,7 +84,7 @@ impl BootWatch {
         }
         match words.strip_prefix("nf ") {
             Some(nf) if nf.contains(" started ") => Some(BootNews::NfStarted),
-            Some(nf) if nf.contains(" is not in this image") => Some(BootNews::NfMissing),
+            Some(nf) if nf.contains(" is not in this image") => Some(BootNews::NfMissing(name_in(nf))),
             _ => (words == "ready").then_some(BootNews::Ready),
         }
     }
@@ -90,6 +93,12 @@ impl BootWatch {
         self.panics += 1;
         if self.panics == 1 { BootNews::Panicked(panic) } else { BootNews::PanickedAgain(panic) }
     }
+}
+
+/// The name that the words begin with. The guest writes them: what no file name of an NF has is left out.
+fn name_in(words: &str) -> String {
+    let is_plain = |c: &char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    words.chars().take_while(|c| *c != ' ').filter(is_plain).take(NAME_CHARS_MAX).collect()
 }
 
 #[cfg(test)]
@@ -115,7 +124,13 @@ mod tests {
         .unwrap();
         assert_eq!(watch.read().unwrap(), [BootNews::NfStarted]);
         log.write_all(b" (endpoint 1)\r\nnetvm-guest: ready\r\n").unwrap();
-        assert_eq!(watch.read().unwrap(), [BootNews::NfMissing, BootNews::Ready]);
+        assert_eq!(watch.read().unwrap(), [BootNews::NfMissing("odd".to_owned()), BootNews::Ready]);
+    }
+
+    #[test]
+    fn of_a_name_that_the_guest_writes_only_a_name_is_kept() {
+        assert_eq!(name_in("fire\x1b[31mwall-2 is not in this image"), "fire31mwall-2");
+        assert_eq!(name_in(&"a".repeat(65)).len(), 64);
     }
 
     #[test]

@@ -126,10 +126,10 @@ impl Watched {
             match news {
                 BootNews::Booted => log::info!("vm {name} booted after {ms} ms"),
                 BootNews::NfStarted => {}
-                BootNews::NfMissing => {
-                    return Ok(Some(
-                        "its image lacks one of its NFs; build it anew with `cargo xtask image`".to_owned(),
-                    ));
+                BootNews::NfMissing(nf) => {
+                    return Ok(Some(format!(
+                        "its image has no NF {nf}; build it anew with `cargo xtask image`, or correct `nf` in the config"
+                    )));
                 }
                 BootNews::Ready => {
                     self.ready = true;
