@@ -8,7 +8,7 @@ use crate::form::Form;
 use crate::ids::{ChainId, DomainId, PortId, ServiceId};
 use crate::key::{Key, Presence, Table};
 use crate::names::NAME;
-use crate::scope::Scope;
+use crate::scope::{Scope, Whence};
 
 const HOP: Form = Form::Reference(&["service"]);
 pub(crate) const PATH: Key = Key {
@@ -57,9 +57,8 @@ impl Chain {
         name: Option<&str>,
         scope: &Scope<'_>,
     ) -> Option<Self> {
-        let path = read_path(cursor, scope);
-        let last = path.as_ref().and_then(|path| path.last()).and_then(|last| scope.service_domain(last.0));
-        let egress = read_egress(cursor, last, scope);
+        let (path, last) = read_path(cursor, scope);
+        let egress = read_egress(cursor, &last, scope);
         let observers = read_observers(cursor, id, scope);
         Some(Self {
             name: name?.to_owned(),
@@ -71,32 +70,48 @@ impl Chain {
     }
 }
 
-fn read_path(cursor: &Cursor<'_>, scope: &Scope<'_>) -> Option<Vec<ServiceId>> {
+/// The path, and whence packets come that have passed or skipped its last service.
+fn read_path<'s>(cursor: &Cursor<'_>, scope: &'s Scope<'_>) -> (Option<Vec<ServiceId>>, Vec<Whence<'s>>) {
     let mut path = Some(Vec::new());
-    let mut before = None;
-    for (place, value) in cursor.list(&PATH)? {
+    let mut before: Vec<Whence<'s>> = Vec::new();
+    for (place, value) in cursor.list(&PATH).unwrap_or_else(|| {
+        path = None;
+        Vec::new()
+    }) {
         let service =
             cursor.resolve(&place, value, &HOP, &[&scope.services.names]).map(|(_, service)| service);
         let here = service.and_then(|service| scope.service_domain(service));
         let legal = service.filter(|&service| {
-            let candidates = before.into_iter().flat_map(|domain| scope.hops_of(domain));
             scope.is_hop(cursor, &place, service)
-                && scope.leads(cursor, &place, "a service", (before, here.as_slice()), candidates)
+                && before.iter().all(|&whence| {
+                    let candidates = whence.domain.into_iter().flat_map(|domain| scope.hops_of(domain));
+                    scope.leads(cursor, &place, "a service", (whence, here.as_slice()), candidates)
+                })
         });
         match legal {
             Some(service) => path.iter_mut().for_each(|path| path.push(ServiceId(service))),
             None => path = None,
         }
-        before = here;
+        before = match service.filter(|&service| scope.fails_open(service)) {
+            Some(open) => {
+                let skipped = scope.services.names.name(usize::from(open));
+                before.into_iter().map(|whence| Whence { skipped, ..whence }).collect()
+            }
+            None => Vec::new(),
+        };
+        before.push(Whence { domain: here, skipped: None });
     }
-    path
+    (path, before)
 }
 
-fn read_egress(cursor: &Cursor<'_>, last: Option<DomainId>, scope: &Scope<'_>) -> Option<PortId> {
+fn read_egress(cursor: &Cursor<'_>, last: &[Whence<'_>], scope: &Scope<'_>) -> Option<PortId> {
     let egress = PortId(cursor.reference(&EGRESS, &scope.ports.names)?);
-    let candidates = last.into_iter().flat_map(|domain| scope.ports_of(domain));
     let to = &scope.port_domains[egress.index()];
-    scope.leads(cursor, &cursor.place(&EGRESS), "a port", (last, to), candidates).then_some(egress)
+    let leads = last.iter().all(|&whence| {
+        let candidates = whence.domain.into_iter().flat_map(|domain| scope.ports_of(domain));
+        scope.leads(cursor, &cursor.place(&EGRESS), "a port", (whence, to), candidates)
+    });
+    leads.then_some(egress)
 }
 
 fn read_observers(cursor: &Cursor<'_>, id: ChainId, scope: &Scope<'_>) -> Option<Vec<ServiceId>> {

@@ -83,6 +83,13 @@ pub(crate) struct ServiceHome {
     pub(crate) first_owner: String,
 }
 
+/// Where packets come from, and the service that they skipped on the way because it fails open.
+#[derive(Clone, Copy)]
+pub(crate) struct Whence<'n> {
+    pub(crate) domain: Option<DomainId>,
+    pub(crate) skipped: Option<&'n str>,
+}
+
 /// What names refer to.
 pub(crate) struct Scope<'d> {
     pub(crate) switch: Option<Cursor<'d>>,
@@ -185,16 +192,20 @@ impl<'d> Scope<'d> {
         cursor: &Cursor<'_>,
         place: &Place,
         thing: &str,
-        (from, to): (Option<DomainId>, &[DomainId]),
+        (whence, to): (Whence<'_>, &[DomainId]),
         candidates: impl Iterator<Item = &'n str>,
     ) -> bool {
-        let (Some(from), Some(&first)) = (from, to.first()) else { return true };
+        let (Some(from), Some(&first)) = (whence.domain, to.first()) else { return true };
         if to.contains(&from) || self.edge_domains.contains(&(from, first)) {
             return true;
         }
         let (from, first) = (self.domain_name(from), self.domain_name(first));
+        let skipped = whence
+            .skipped
+            .map(|name| format!(" (while nobody serves {name}, packets skip it)"))
+            .unwrap_or_default();
         let rule = format!(
-            "must be {thing} of domain {from}, or there must be an [[edge]] with from = \"{from}\" and to = \"{first}\""
+            "must be {thing} of domain {from}{skipped}, or there must be an [[edge]] with from = \"{from}\" and to = \"{first}\""
         );
         cursor.refuse_at(place, Kind::Conflict, rule, quoted(candidates.take(2)));
         false
@@ -209,13 +220,45 @@ impl<'d> Scope<'d> {
         chain: ChainId,
         domains: &[DomainId],
     ) -> bool {
-        let Some(start) = self.chain_domains[chain.index()] else { return true };
-        if domains.contains(&start) {
-            return true;
+        let mut skipped = None;
+        for to in self.entries_of(chain) {
+            if !domains.iter().any(|domain| to.1.contains(domain)) {
+                let whence = Whence { domain: domains.first().copied(), skipped };
+                let candidates = domains.iter().flat_map(|&domain| self.chains_of(domain));
+                if !self.leads(cursor, &cursor.place(key), "a chain", (whence, &to.1), candidates) {
+                    return false;
+                }
+            }
+            skipped = to.0.or(skipped);
         }
-        let from = domains.first().copied();
-        let candidates = domains.iter().flat_map(|&domain| self.chains_of(domain));
-        self.leads(cursor, &cursor.place(key), "a chain", (from, &[start]), candidates)
+        true
+    }
+
+    /// Where packets may enter a chain: its first service, each one behind services that all fail open, and
+    /// its egress if all do. Each with the name of the service and its domains.
+    fn entries_of(&self, chain: ChainId) -> Vec<(Option<&str>, Vec<DomainId>)> {
+        let cursor = &self.chains.cursors[chain.index()];
+        let path = cursor.peek_references(&chain::PATH, &self.services.names);
+        let mut entries = Vec::new();
+        if path.is_empty() {
+            return entries;
+        }
+        for service in path {
+            let name = self.services.names.name(usize::from(service));
+            entries.push((name, self.service_domain(service).into_iter().collect()));
+            if !self.fails_open(service) {
+                return entries;
+            }
+        }
+        let egress = cursor.peek_reference(&chain::EGRESS, &self.ports.names);
+        entries.extend(egress.map(|port| (None, self.port_domains[usize::from(port)].clone())));
+        entries
+    }
+
+    /// Whether packets skip a service while nobody serves it.
+    pub(crate) fn fails_open(&self, service: u16) -> bool {
+        let spelt = self.services.cursors[usize::from(service)].spelt(&service::WHEN_DEAD);
+        spelt == Some(service::WhenDead::Open.word())
     }
 
     /// Whether a service observes.

@@ -8,7 +8,7 @@ use crate::form::Form;
 use crate::ids::{DomainId, PortId, ServiceId};
 use crate::key::{Key, Presence, Table};
 use crate::names::NAME;
-use crate::scope::Scope;
+use crate::scope::{Scope, Whence};
 use crate::word::words;
 
 const TARGET: Form = Form::Reference(&["service", "port"]);
@@ -18,7 +18,7 @@ const MAY_TARGET: Key = Key {
     presence: Presence::Empty,
     doc: "Services and ports that its NFs may name in a verdict, besides next and drop.",
 };
-const WHEN_DEAD: Key = Key {
+pub(crate) const WHEN_DEAD: Key = Key {
     name: "when_dead",
     form: Form::Word(WhenDead::WORDS),
     presence: Presence::Word(WhenDead::Closed.word()),
@@ -128,7 +128,14 @@ fn read_targets(cursor: &Cursor<'_>, domain: Option<DomainId>, scope: &Scope<'_>
             }
             Target::Port(port) => (true, &scope.port_domains[port.index()]),
         };
-        let reachable = is_hop && scope.leads(cursor, &place, "a service or port", (domain, to), candidates);
+        let reachable = is_hop
+            && scope.leads(
+                cursor,
+                &place,
+                "a service or port",
+                (Whence { domain, skipped: None }, to),
+                candidates,
+            );
         if targets.as_ref().is_some_and(|list| list.contains(&target)) {
             cursor.refuse_at(&place, Kind::Conflict, "must be listed once", Vec::new());
             targets = None;

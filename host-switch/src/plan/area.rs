@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use security_domains::{Config, EndpointListing, Owner, Target};
+use security_domains::{Access, Config, EndpointListing, HiddenDomain, Owner, ProcessId, Target, VmId};
 use shm_ring::area::{AreaSpec, EndpointSpec, RegionGeometry, TargetKind, TargetSpec};
 use shm_ring::layout::FEATURES_KNOWN;
 use switch_core::ids::{DomainId, EndpointId};
@@ -48,28 +48,38 @@ impl OwnerPlan {
 /// All owners: VMs, then processes, in file order.
 pub(super) fn owners(config: &Config) -> Vec<OwnerPlan> {
     let listings = config.endpoints();
-    let plan = |owner: Owner, name: &str, domain: security_domains::DomainId| {
+    let vms = (0..).map(VmId).zip(&config.vms).map(|(id, vm)| (Owner::Vm(id), &vm.name, vm.access));
+    let processes = (0..).map(ProcessId).zip(&config.processes);
+    let processes = processes.map(|(id, process)| (Owner::Process(id), &process.name, process.access));
+    let plan = |(owner, name, access): (Owner, &String, Access)| {
         let own: Vec<_> = listings.iter().filter(|listing| listing.owner == owner).collect();
-        OwnerPlan {
-            name: name.to_owned(),
+        // The config gives each owner an endpoint, and all of them one domain.
+        let first = own.first()?;
+        let path = config.domains[first.domain.index()].path.as_deref();
+        Some(OwnerPlan {
+            name: name.clone(),
             kind: super::client_kind(owner),
-            domain: DomainId(domain.0),
-            read_only: false,
-            path: config.domains[domain.index()].path.as_deref().map(|path| beside(path, name)),
+            domain: DomainId(first.region.0),
+            read_only: access == Access::Observer,
+            path: path.map(|path| beside(path, name)),
             endpoints: own.iter().map(|listing| endpoint(config, listing)).collect(),
             targets: targets(config, &own),
-        }
+        })
     };
-    let vms = (0..)
-        .zip(&config.vms)
-        .map(|(id, vm)| plan(Owner::Vm(security_domains::VmId(id)), &vm.name, vm.domain));
-    let processes = (0..).zip(&config.processes).map(|(id, process)| {
-        plan(Owner::Process(security_domains::ProcessId(id)), &process.name, process.domain)
-    });
-    vms.chain(processes).collect()
+    vms.chain(processes).filter_map(plan).collect()
 }
 
-/// Where the control area of an owner lies when the region has a name.
+/// Where a hidden region lies when that of its declared domain has a name: beside the control area of its owner.
+pub(super) fn private_region_path(config: &Config, hidden: &HiddenDomain) -> Option<PathBuf> {
+    let owner = match hidden.owner {
+        Owner::Vm(id) => &config.vms[id.index()].name,
+        Owner::Process(id) => &config.processes[id.index()].name,
+    };
+    let region = config.domains[hidden.parent.index()].path.as_deref();
+    region.map(|region| beside(region, &format!("{owner}.region")))
+}
+
+/// Where what belongs to an owner lies when the region has a name.
 fn beside(region: &Path, owner: &str) -> PathBuf {
     let mut path = region.as_os_str().to_owned();
     path.push(".");

@@ -1,33 +1,41 @@
 //! Where packets go: the forwarding snapshot of a config.
 
-use packet::MacAddress;
 use security_domains as config;
 use security_domains::Config;
-use switch_core::criteria::{Criteria, Prefix};
 use switch_core::forwarding::Forwarding;
 use switch_core::ids::{ChainId, DomainId, PortId, ServiceId};
 use switch_core::rule::{Rule, RuleAction};
 use switch_core::snapshot::{
-    ChainSpec, EndpointSpec, ForwardingSpec, PortSpec, ServiceSpec, SnapshotError, Target, WhenDead,
+    ChainSpec, EndpointSpec, ForwardingSpec, PortSpec, ServiceSpec, Target, WhenDead,
 };
+
+use super::PlanError;
 
 /// Builds the snapshot. `flow_seed` keys the flow hash, so that nobody outside can choose which instance or
 /// lcore a flow meets.
-pub(super) fn forwarding(config: &Config, flow_seed: u64) -> Result<Forwarding, SnapshotError> {
-    ForwardingSpec {
-        ports: config.ports.iter().map(port).collect(),
+pub(super) fn forwarding(config: &Config, flow_seed: u64) -> Result<Forwarding, PlanError> {
+    let mut spec = ForwardingSpec {
+        ports: config.ports.iter().map(|each| port(config, each)).collect(),
         services: config.services.iter().map(service).collect(),
         endpoints: config.endpoints().iter().map(endpoint).collect(),
         chains: config.chains.iter().map(chain).collect(),
         rules: config.rules.iter().map(rule).collect(),
         edges: Vec::new(),
         flow_seed,
-    }
-    .build()
+    };
+    super::edge::draw(config, &mut spec)
 }
 
-fn port(port: &config::Port) -> PortSpec {
-    PortSpec { domains: vec![DomainId(port.domain().0)], chain: Some(ChainId(port.chain.0)) }
+/// What is hidden in a domain that shares a port shares it too: a frame is copied once on its way in anyhow. From
+/// and to an exclusive port, packets of a hidden domain cross into the declared one.
+fn port(config: &Config, port: &config::Port) -> PortSpec {
+    let mut domains: Vec<DomainId> = port.domains.iter().map(|domain| DomainId(domain.0)).collect();
+    if port.is_shared() {
+        let hidden = config.hidden_domains().into_iter();
+        let shares = hidden.filter(|hidden| !hidden.observes && port.domains.contains(&hidden.parent));
+        domains.extend(shares.map(|hidden| DomainId(hidden.id.0)));
+    }
+    PortSpec { domains, chain: Some(ChainId(port.chain.0)) }
 }
 
 fn service(service: &config::Service) -> ServiceSpec {
@@ -45,7 +53,7 @@ fn service(service: &config::Service) -> ServiceSpec {
 }
 
 fn endpoint(listing: &config::EndpointListing<'_>) -> EndpointSpec {
-    EndpointSpec { domain: DomainId(listing.domain.0), service: ServiceId(listing.endpoint.service.0) }
+    EndpointSpec { domain: DomainId(listing.region.0), service: ServiceId(listing.endpoint.service.0) }
 }
 
 fn chain(chain: &config::Chain) -> ChainSpec {
@@ -56,22 +64,9 @@ fn chain(chain: &config::Chain) -> ChainSpec {
 }
 
 fn rule(rule: &config::Rule) -> Rule {
-    // The config has checked that the length fits the address.
-    let prefix = |prefix: &config::Prefix| Prefix::new(prefix.address, prefix.length_bits);
-    let flows = &rule.flows;
-    let ports = |range: &config::PortRange| range.first..=range.last;
     Rule {
         port: PortId(rule.port.0),
-        criteria: Criteria {
-            vlan: flows.vlan,
-            source_mac: flows.smac.map(|mac| MacAddress(mac.0)),
-            destination_mac: flows.dmac.map(|mac| MacAddress(mac.0)),
-            protocol: flows.proto,
-            source: flows.src.as_ref().and_then(prefix),
-            destination: flows.dst.as_ref().and_then(prefix),
-            source_ports: flows.sport.as_ref().map(ports),
-            destination_ports: flows.dport.as_ref().map(ports),
-        },
+        criteria: super::edge::criteria(&rule.flows),
         action: match rule.action {
             config::RuleAction::Chain(id) => RuleAction::Chain(ChainId(id.0)),
             config::RuleAction::Drop => RuleAction::Drop,

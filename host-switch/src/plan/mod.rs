@@ -3,6 +3,7 @@
 //! Pure: nothing here opens a file or reserves memory, so that each decision is a test.
 
 mod area;
+mod edge;
 mod forward;
 mod later;
 mod port;
@@ -42,6 +43,16 @@ pub enum PlanError {
         place: String,
         /// What it is.
         what: String,
+    },
+    /// A limit of packets that could lie in several regions.
+    #[error(
+        "{place}: its limit would count apart in {regions} regions, because copied owners have their own; limit their endpoints instead"
+    )]
+    LimitOfSeveral {
+        /// Whose limit.
+        place: String,
+        /// How many regions, or pairs of them.
+        regions: usize,
     },
     /// The datapath could not follow the config.
     #[error("forwarding: {0}")]
@@ -112,7 +123,7 @@ impl Plan {
             owners: area::owners(config),
             forwarding: Arc::new(forward::forwarding(config, flow_seed)?),
         };
-        plan.check_areas(config)?;
+        plan.check_areas()?;
         Ok(plan)
     }
 
@@ -136,11 +147,10 @@ impl Plan {
     }
 
     /// Lays every control area out once with a stand-in cookie, so that a refusal comes before memory is taken.
-    fn check_areas(&self, config: &Config) -> Result<(), PlanError> {
+    fn check_areas(&self) -> Result<(), PlanError> {
         for owner in &self.owners {
-            let domain = &config.domains[owner.domain.index()];
-            let fit =
-                shm_ring::area::RegionGeometry::fit(domain.region_bytes(), domain.buffer_stride_bytes, 0);
+            let domain = &self.domains[owner.domain.index()];
+            let fit = shm_ring::area::RegionGeometry::fit(domain.region_bytes, domain.buffer_stride_bytes, 0);
             fit.and_then(|geometry| AreaLayout::plan(&owner.area(geometry)))
                 .map_err(|source| PlanError::Area { owner: owner.name.clone(), source })?;
         }
@@ -160,28 +170,46 @@ fn lcores(config: &Config) -> Vec<LcoreSpec> {
         .collect()
 }
 
+/// The declared domains, then the hidden ones.
 fn domains(config: &Config) -> Vec<DomainPlan> {
-    let plan = |domain: &security_domains::Domain| DomainPlan {
+    let declared = config.domains.iter().map(|domain| DomainPlan {
         name: domain.name.clone(),
         region_bytes: domain.region_bytes(),
         buffer_stride_bytes: domain.buffer_stride_bytes,
-        // A region of at most 2⁴⁰ bytes holds fewer than 2³² buffers.
-        buffer_count: u32::try_from(domain.buffer_count()).unwrap_or(u32::MAX),
-        pages: match domain.pages {
-            PagesWord::Hugetlb => Pages::Hugetlb,
-            PagesWord::Plain => Pages::Plain,
-            PagesWord::HugetlbOrPlain => Pages::HugetlbOrPlain,
-        },
+        buffer_count: count(domain.buffer_count()),
+        pages: pages(domain.pages),
         path: domain.path.clone(),
-    };
-    config.domains.iter().map(plan).collect()
+    });
+    let hidden = config.hidden_domains();
+    let hidden = hidden.iter().map(|hidden| DomainPlan {
+        name: hidden.name.clone(),
+        region_bytes: hidden.region_bytes(),
+        buffer_stride_bytes: hidden.buffer_stride_bytes,
+        buffer_count: count(hidden.buffer_count()),
+        pages: pages(hidden.pages),
+        path: area::private_region_path(config, hidden),
+    });
+    declared.chain(hidden).collect()
+}
+
+/// A region of at most 2⁴⁰ bytes holds fewer than 2³² buffers.
+fn count(buffers: u64) -> u32 {
+    u32::try_from(buffers).unwrap_or(u32::MAX)
+}
+
+fn pages(word: PagesWord) -> Pages {
+    match word {
+        PagesWord::Hugetlb => Pages::Hugetlb,
+        PagesWord::Plain => Pages::Plain,
+        PagesWord::HugetlbOrPlain => Pages::HugetlbOrPlain,
+    }
 }
 
 fn endpoints(config: &Config) -> Vec<EndpointPlan> {
     let plan = |listing: security_domains::EndpointListing<'_>| EndpointPlan {
         datapath: EndpointDatapathSpec {
             id: EndpointId(listing.endpoint.id.0),
-            domain: DomainId(listing.domain.0),
+            domain: DomainId(listing.region.0),
             quota_buffers: listing.endpoint.quota_buffers,
             credit_buffers: listing.endpoint.credit_buffers,
             limit: None,

@@ -1,6 +1,6 @@
 //! What the plan of a config says.
 
-use switch_core::ids::{DomainId, EndpointId};
+use switch_core::ids::{DomainId, EndpointId, PortId};
 
 use super::*;
 
@@ -164,4 +164,228 @@ fn journal_words_are_apart() {
         .collect();
     words.dedup();
     assert_eq!(words, (0..plan.journal_count()).collect::<Vec<_>>());
+}
+
+/// A plain config of two domains: blue with an endpoint of each access, green with one.
+const TWO_DOMAINS: &str = r#"
+[switch]
+name = "demo"
+lcores = [0]
+
+[[domain]]
+name = "blue"
+region_mib = 16
+pages = "plain"
+
+[[domain]]
+name = "green"
+region_mib = 16
+pages = "plain"
+
+[[port]]
+name = "client"
+device = "net_null0"
+domain = "blue"
+chain = "out"
+
+[[port]]
+name = "server"
+device = "net_null1"
+domain = "green"
+chain = "home"
+
+[[service]]
+name = "scrub"
+
+[[service]]
+name = "forward"
+
+[[chain]]
+name = "out"
+path = ["scrub", "forward"]
+egress = "server"
+
+[[chain]]
+name = "home"
+path = ["forward"]
+egress = "server"
+
+[[edge]]
+from = "blue"
+to = "green"
+proto = "tcp"
+limit_mbit = 8
+
+[[process]]
+name = "scrub0"
+domain = "blue"
+access = "copied"
+[[process.endpoint]]
+service = "scrub"
+
+[[process]]
+name = "forward0"
+domain = "green"
+[[process.endpoint]]
+service = "forward"
+"#;
+
+/// The forwarding of a config, whatever the datapath can do.
+fn drawn(text: &str) -> Result<Forwarding, PlanError> {
+    let config = security_domains::parse(text, "test.toml").unwrap_or_else(|findings| panic!("{findings}"));
+    forward::forwarding(&config, 1)
+}
+
+fn ends(forwarding: &Forwarding) -> Vec<(u16, u16)> {
+    forwarding.edges().iter().map(|edge| (edge.from.0, edge.to.0)).collect()
+}
+
+#[test]
+fn an_edge_of_the_config_keeps_its_number_and_its_words() {
+    let trusted = TWO_DOMAINS.replace("access = \"copied\"", "");
+    let forwarding = drawn(&trusted).unwrap();
+    assert_eq!(ends(&forwarding), [(0, 1)]);
+    let edge = &forwarding.edges()[0];
+    assert_eq!((edge.flows.protocol, edge.broadcast), (Some(6), false));
+    assert_eq!(edge.limit.and_then(|limit| limit.bits_per_s), Some(8_000_000));
+}
+
+#[test]
+fn a_copied_owner_has_a_hidden_domain_with_the_edges_that_packets_take() {
+    let forwarding = drawn(TWO_DOMAINS).unwrap();
+    // 0 blue, 1 green, 2 scrub0@blue: in from blue, which is implied, and out to green, as the edge says.
+    assert_eq!(ends(&forwarding), [(0, 1), (0, 2), (2, 1)]);
+    let [_, implied, copied] = forwarding.edges() else { panic!("{:?}", forwarding.edges()) };
+    assert!(implied.broadcast && implied.flows.are_for_all() && implied.limit.is_none());
+    assert_eq!((copied.flows.protocol, copied.broadcast), (Some(6), false));
+    assert_eq!(copied.limit, forwarding.edges()[0].limit);
+}
+
+#[test]
+fn packets_of_a_copied_owner_come_back_over_an_implied_edge() {
+    let home = TWO_DOMAINS.replace(
+        "path = [\"scrub\", \"forward\"]\negress = \"server\"",
+        "path = [\"scrub\"]\negress = \"client\"",
+    );
+    assert_eq!(ends(&drawn(&home).unwrap()), [(0, 1), (0, 2), (2, 0)]);
+}
+
+#[test]
+fn two_copied_neighbours_pass_packets_on_directly() {
+    let more = "[[process]]\nname = \"forward1\"\ndomain = \"green\"\naccess = \"copied\"\n\
+                [[process.endpoint]]\nservice = \"forward\"\n";
+    let text = TWO_DOMAINS.replace("limit_mbit = 8", "") + more;
+    let edges = ends(&drawn(&text).unwrap());
+    // 3 is forward1@green: an instance beside forward0, met from scrub0@blue and from the port of green.
+    assert_eq!(edges, [(0, 1), (0, 2), (1, 3), (2, 1), (2, 3), (3, 1)]);
+}
+
+#[test]
+fn what_is_hidden_in_a_domain_shares_its_shared_ports() {
+    let shared = TWO_DOMAINS.replacen("domain = \"blue\"", "domains = [\"blue\", \"green\"]", 1);
+    let forwarding = drawn(&shared).unwrap();
+    assert_eq!(forwarding.domains_of(PortId(0)), [DomainId(0), DomainId(1), DomainId(2)]);
+    assert_eq!(ends(&forwarding), [(0, 1), (2, 1)]);
+}
+
+#[test]
+fn a_limit_that_would_count_in_several_regions_is_refused() {
+    let more =
+        "[[process]]\nname = \"scrub1\"\ndomain = \"blue\"\n[[process.endpoint]]\nservice = \"scrub\"\n";
+    let error = drawn(&(TWO_DOMAINS.to_owned() + more)).unwrap_err().to_string();
+    assert!(error.starts_with("edge[0]: its limit would count apart in 2 regions"), "{error}");
+    let limited = TWO_DOMAINS.replacen("region_mib = 16", "region_mib = 16\nlimit_pps = 5", 1);
+    let error = drawn(&limited).unwrap_err().to_string();
+    assert!(error.starts_with("domain[blue]: its limit would count apart in 2 regions"), "{error}");
+}
+
+#[test]
+fn a_copied_owner_works_in_its_hidden_domain_and_maps_nothing_else() {
+    let config = security_domains::parse(TWO_DOMAINS, "test.toml").unwrap();
+    let owners = area::owners(&config);
+    assert_eq!(owners.iter().map(|owner| owner.domain.0).collect::<Vec<_>>(), [2, 1]);
+    assert_eq!(endpoints(&config)[0].datapath.domain, DomainId(2));
+    let domains = domains(&config);
+    assert_eq!((domains[2].name.as_str(), domains[2].region_bytes), ("scrub0@blue", 4 << 20));
+    assert!(owners.iter().all(|owner| !owner.read_only));
+}
+
+#[test]
+fn an_observer_maps_the_region_of_its_domain_read_only() {
+    let observer = "[[service]]\nname = \"ids\"\n[[process]]\nname = \"ids0\"\ndomain = \"blue\"\naccess = \"observer\"\n\
+                    [[process.endpoint]]\nservice = \"ids\"\n";
+    let config = security_domains::parse(&(TWO_DOMAINS.to_owned() + observer), "test.toml").unwrap();
+    let owner = &area::owners(&config)[2];
+    assert_eq!((owner.domain, owner.read_only), (DomainId(0), true));
+}
+
+#[test]
+fn a_hidden_region_of_a_domain_with_a_file_is_a_file_beside_it() {
+    let text = TWO_DOMAINS.replacen("pages = \"plain\"", "pages = \"plain\"\npath = \"/dev/shm/blue\"", 1);
+    let config = security_domains::parse(&text, "test.toml").unwrap();
+    let paths: Vec<_> = domains(&config).into_iter().map(|domain| domain.path).collect();
+    assert_eq!(paths, [Some("/dev/shm/blue".into()), None, Some("/dev/shm/blue.scrub0.region".into())]);
+    assert_eq!(area::owners(&config)[0].path, Some("/dev/shm/blue.scrub0".into()));
+}
+
+/// Numbers that look random and are the same in every run.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, sides: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % sides
+    }
+}
+
+/// Three domains with a port and a service each, the second service copied, and chains, targets and edges at random.
+fn random_config(dice: &mut Dice) -> String {
+    let mut text = String::from("[switch]\nname = \"dice\"\nlcores = [0]\n");
+    for id in 0..3 {
+        let other = (id + 1 + dice.roll(2)) % 3;
+        let domains =
+            if dice.roll(4) == 0 { format!("\"d{id}\", \"d{other}\"") } else { format!("\"d{id}\"") };
+        let open = if dice.roll(3) == 0 { "open" } else { "closed" };
+        let target = ["", "\"s0\"", "\"p1\""][usize::try_from(dice.roll(3)).unwrap()];
+        let access = if id == 1 { "copied" } else { "trusted" };
+        let chain = dice.roll(3);
+        text.push_str(&format!(
+            "[[domain]]\nname = \"d{id}\"\nregion_mib = 16\n\
+             [[port]]\nname = \"p{id}\"\ndevice = \"net_null{id}\"\ndomains = [{domains}]\nchain = \"c{chain}\"\n\
+             [[service]]\nname = \"s{id}\"\nwhen_dead = \"{open}\"\nmay_target = [{target}]\n\
+             [[process]]\nname = \"q{id}\"\ndomain = \"d{id}\"\naccess = \"{access}\"\n\
+             [[process.endpoint]]\nservice = \"s{id}\"\n"
+        ));
+        let path: Vec<String> = (0..=dice.roll(3)).map(|_| format!("\"s{}\"", dice.roll(3))).collect();
+        let egress = dice.roll(3);
+        text.push_str(&format!(
+            "[[chain]]\nname = \"c{id}\"\npath = [{}]\negress = \"p{egress}\"\n",
+            path.join(", ")
+        ));
+        text.push_str(&format!(
+            "[[rule]]\nport = \"p{id}\"\nproto = \"udp\"\nchain = \"c{}\"\n",
+            dice.roll(3)
+        ));
+    }
+    for (from, to) in [(0, 1), (0, 2), (1, 0), (1, 2), (2, 0), (2, 1)] {
+        if dice.roll(4) > 0 {
+            text.push_str(&format!("[[edge]]\nfrom = \"d{from}\"\nto = \"d{to}\"\n"));
+        }
+    }
+    text
+}
+
+#[test]
+fn every_way_that_the_language_accepts_has_an_edge() {
+    let mut dice = Dice(1);
+    let mut accepted = 0;
+    for _ in 0..3000 {
+        let text = random_config(&mut dice);
+        let Ok(config) = security_domains::parse(&text, "dice.toml") else { continue };
+        accepted += 1;
+        if let Err(error) = forward::forwarding(&config, 1) {
+            panic!("{error}\n{text}");
+        }
+    }
+    assert!((100..2900).contains(&accepted), "{accepted} of 3000");
 }
