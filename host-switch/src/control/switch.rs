@@ -220,8 +220,8 @@ fn datapath_spec(plan: &Plan, regions: &[Arc<Region>], shards: Vec<ShardMemory>)
             region: region.mapping(),
             geometry: *region.geometry(),
             shards: shards.by_ref().take(plan.lcores.len()).collect(),
-            share: 1,
-            limit: None,
+            share: domain.share,
+            limit: domain.limit,
         });
     DatapathSpec {
         domains: domains.collect(),

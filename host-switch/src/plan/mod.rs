@@ -11,10 +11,11 @@ mod port;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use security_domains::{Config, Idle as IdleWord, Owner, Pages as PagesWord};
+use security_domains::{Config, HiddenDomain, Idle as IdleWord, Owner, Pages as PagesWord};
 use shm_ring::area::{AreaError, AreaLayout};
 use switch_core::forwarding::Forwarding;
 use switch_core::ids::{DomainId, EndpointId, LcoreId};
+use switch_core::rate::RateSpec;
 use switch_core::snapshot::SnapshotError;
 
 use crate::control::protocol::ClientKind;
@@ -91,6 +92,10 @@ pub struct DomainPlan {
     pub pages: Pages,
     /// The file of its region, if others are to find it.
     pub path: Option<PathBuf>,
+    /// Its weight where domains compete.
+    pub share: u16,
+    /// How much may enter it.
+    pub limit: Option<RateSpec>,
 }
 
 /// One endpoint.
@@ -172,24 +177,41 @@ fn lcores(config: &Config) -> Vec<LcoreSpec> {
 
 /// The declared domains, then the hidden ones.
 fn domains(config: &Config) -> Vec<DomainPlan> {
-    let declared = config.domains.iter().map(|domain| DomainPlan {
+    let hidden = config.hidden_domains();
+    let share = |parent: usize| share(config.domains[parent].share, parent, &hidden);
+    let declared = (0..).zip(&config.domains).map(|(id, domain)| DomainPlan {
         name: domain.name.clone(),
         region_bytes: domain.region_bytes(),
         buffer_stride_bytes: domain.buffer_stride_bytes,
         buffer_count: count(domain.buffer_count()),
         pages: pages(domain.pages),
         path: domain.path.clone(),
+        share: share(id),
+        limit: edge::rate(domain.limit),
     });
-    let hidden = config.hidden_domains();
-    let hidden = hidden.iter().map(|hidden| DomainPlan {
+    let private = hidden.iter().map(|hidden| DomainPlan {
         name: hidden.name.clone(),
         region_bytes: hidden.region_bytes(),
         buffer_stride_bytes: hidden.buffer_stride_bytes,
         buffer_count: count(hidden.buffer_count()),
         pages: pages(hidden.pages),
         path: area::private_region_path(config, hidden),
+        share: share(hidden.parent.index()),
+        limit: None,
     });
-    declared.chain(hidden).collect()
+    declared.chain(private).collect()
+}
+
+/// The weight of a declared domain and of each one hidden in it: together they have the share of the declared
+/// one, so that nobody gets more of an lcore by copying.
+fn share(share: u16, parent: usize, hidden: &[HiddenDomain]) -> u16 {
+    if hidden.is_empty() {
+        return share;
+    }
+    let regions = 1 + hidden.iter().filter(|hidden| hidden.parent.index() == parent).count();
+    // 60 is divided evenly by most small numbers, and 1000 × 60 is a u16.
+    let part = usize::from(share) * 60 / regions;
+    u16::try_from(part).unwrap_or(u16::MAX).max(1)
 }
 
 /// A region of at most 2⁴⁰ bytes holds fewer than 2³² buffers.
@@ -212,7 +234,7 @@ fn endpoints(config: &Config) -> Vec<EndpointPlan> {
             domain: DomainId(listing.region.0),
             quota_buffers: listing.endpoint.quota_buffers,
             credit_buffers: listing.endpoint.credit_buffers,
-            limit: None,
+            limit: edge::rate(listing.endpoint.limit),
         },
         service: config.services[listing.endpoint.service.index()].name.clone(),
         owner: listing.owner_name.to_owned(),

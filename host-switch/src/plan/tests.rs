@@ -77,32 +77,24 @@ fn refused(old: &str, new: &str) -> String {
 #[test]
 fn refuses_by_name_what_the_datapath_cannot_do() {
     let pages = "pages = \"hugetlb-or-plain\"";
-    let observer = "name = \"rt0\"\naccess = \"copied\"\nregion_mib = 8";
-    let green = format!("{pages}\n[[domain]]\nname = \"green\"\nregion_mib = 2");
-    let edge = format!("{green}\n[[edge]]\nfrom = \"blue\"\nto = \"green\"");
+    let green = format!("{pages}\n[[domain]]\nname = \"green\"\nregion_mib = 4");
     let policy = format!("{pages}\n[[policy]]\naction = \"kill\"");
+    let observer = format!(
+        "{pages}\n[[service]]\nname = \"ids\"\n[[process]]\nname = \"ids0\"\ndomain = \"blue\"\n\
+         access = \"observer\"\n[[process.endpoint]]\nservice = \"ids\""
+    );
     for (old, new, message) in [
-        (
-            pages,
-            &*format!("{pages}\nshare = 2"),
-            "domain[blue].share: this version has no shares of domains yet",
-        ),
-        (
-            pages,
-            &*format!("{pages}\nlimit_pps = 9"),
-            "domain[blue]: limit_pps, limit_mbit: this version has no rate limits yet",
-        ),
-        (pages, &*edge, "edge[0]: this version has no edges between domains yet"),
         (pages, &*policy, "policy[0]: this version has no policies against violations yet"),
-        ("name = \"rt0\"", observer, "process[rt0].access: this version has no access \"copied\" yet"),
-        (
-            "quota_buffers = 700",
-            "limit_mbit = 5",
-            "the endpoint fw0/firewall: limit_pps, limit_mbit: this version has no rate limits yet",
-        ),
+        (pages, &*observer, "process[ids0].access: this version has no access \"observer\" yet"),
     ] {
         assert_eq!(refused(old, new), message);
     }
+    let shared = CHAIN_OF_TWO.replacen("domain = \"blue\"", "domains = [\"blue\", \"green\"]", 1);
+    let shared = shared.replace(pages, &green);
+    let config =
+        security_domains::parse(&shared, "test.toml").unwrap_or_else(|findings| panic!("{findings}"));
+    let message = "port[client].domains: this version has no ports shared by domains yet";
+    assert_eq!(Plan::new(&config, 1).unwrap_err().to_string(), message);
 }
 
 #[test]
@@ -308,6 +300,29 @@ fn a_copied_owner_works_in_its_hidden_domain_and_maps_nothing_else() {
     let domains = domains(&config);
     assert_eq!((domains[2].name.as_str(), domains[2].region_bytes), ("scrub0@blue", 4 << 20));
     assert!(owners.iter().all(|owner| !owner.read_only));
+}
+
+#[test]
+fn a_domain_and_what_is_hidden_in_it_have_one_share() {
+    let weights = |text: &str| -> Vec<u16> {
+        let config = security_domains::parse(text, "test.toml").unwrap();
+        domains(&config).iter().map(|domain| domain.share).collect()
+    };
+    let thrice = TWO_DOMAINS.replacen("region_mib = 16", "region_mib = 16\nshare = 3", 1);
+    assert_eq!(weights(&thrice), [90, 60, 90], "blue and scrub0@blue have 180 together");
+    assert_eq!(weights(&thrice.replace("access = \"copied\"", "")), [3, 1]);
+}
+
+#[test]
+fn limits_reach_the_datapath() {
+    let text = TWO_DOMAINS.replacen("name = \"green\"\n", "name = \"green\"\nlimit_pps = 7\n", 1);
+    let text = text + "limit_mbit = 2\n";
+    let config = security_domains::parse(&text, "test.toml").unwrap();
+    let limits: Vec<_> = domains(&config).iter().map(|domain| domain.limit).collect();
+    let seven = RateSpec { packets_per_s: Some(7), bits_per_s: None };
+    assert_eq!(limits, [None, Some(seven), None]);
+    let two_megabits = RateSpec { packets_per_s: None, bits_per_s: Some(2_000_000) };
+    assert_eq!(endpoints(&config)[1].datapath.limit, Some(two_megabits));
 }
 
 #[test]
