@@ -110,6 +110,26 @@ fn a_detached_vm_ends_with_a_switch_that_was_killed() {
 }
 
 #[test]
+fn owners_are_listed_and_an_order_that_cannot_be_carried_out_says_why() {
+    let lab = Lab::new();
+    let _switch = lab.switch(&lab.config("owned", &["net_null0"]));
+    let listed = lab.netvm(&["vm", "list", "--json"]);
+    let owners: serde_json::Value = serde_json::from_str(&listed.output).unwrap();
+    assert_eq!(owners[0]["name"], "fwd0");
+    assert_eq!((&owners[0]["kind"], &owners[0]["state"]), (&"process".into(), &"absent".into()));
+    assert_eq!(owners[0]["violations"]["epoch"]["wrong_epoch"], 0);
+    for (order, why) in [
+        (["vm", "detach", "fwd0"], "process fwd0 is not attached: nobody has come for it"),
+        (["vm", "attach", "fwd0"], "process fwd0 is not detached"),
+        (["vm", "kill", "fwd0"], "process fwd0 does not run"),
+        (["vm", "kill", "fwd1"], "no VM or process \"fwd1\" in the config of this switch; nearest: fwd0"),
+    ] {
+        let said = lab.netvm(&order);
+        assert!(!said.good && said.errors.contains(why), "{order:?}: {said:?}");
+    }
+}
+
+#[test]
 fn a_wrong_pci_address_is_refused_and_nothing_stays_behind() {
     let lab = Lab::new();
     let config = lab.config("pci", &["0000:ff:1f.7"]);

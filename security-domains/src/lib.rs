@@ -56,6 +56,7 @@ pub use ids::{ChainId, DomainId, EndpointId, PortId, ProcessId, ServiceId, VmId}
 pub use limit::Limit;
 pub use mac::Mac;
 pub use manual::key_tables;
+pub use nearest::near_enough;
 pub use need::{BURST_BUFFERS, CROSSING_BUFFERS, DomainNeed, PortTerm};
 pub use policy::{Policy, PolicyAction, Violation};
 pub use port::{FRAME_HEADER_BYTES, HEADROOM_BYTES, Port};

@@ -21,7 +21,7 @@ pub(crate) fn nearest<'w>(found: &str, known: impl IntoIterator<Item = &'w str>)
 }
 
 /// The nearest known words, if they are so near that they may have been meant.
-pub(crate) fn near_enough<'w>(found: &str, known: impl IntoIterator<Item = &'w str>) -> Vec<&'w str> {
+pub fn near_enough<'w>(found: &str, known: impl IntoIterator<Item = &'w str>) -> Vec<&'w str> {
     let mut near = nearest(found, known);
     let letters: Vec<char> = found.chars().take(64).collect();
     near.retain(|word| edit_distance(&letters, word) * 2 <= letters.len().max(word.chars().count()));

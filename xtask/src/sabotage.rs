@@ -105,6 +105,18 @@ pub const ALL: &[Sabotage] = &[
     datapath("sabotage-limits", SHARES, "a_limited_domain_lets_in_what_its_rate_allows"),
     datapath("sabotage-shares", SHARES, "a_flood_in_one_domain_leaves_the_other_its_share"),
     Sabotage {
+        package: "host-switch",
+        feature: "sabotage-exit-proof",
+        build: LIB,
+        test: "a_process_that_only_hangs_up_keeps_its_buffers_quarantined_until_it_has_exited",
+    },
+    Sabotage {
+        package: "host-switch",
+        feature: "sabotage-attach-budget",
+        build: LIB,
+        test: "the_endpoints_of_one_owner_share_a_budget_of_attaches",
+    },
+    Sabotage {
         package: "guest-netlib",
         feature: "sabotage-drop-returns",
         build: Build::Test(&["--test", "packets"]),

@@ -7,6 +7,7 @@ pub mod client;
 pub mod doctor;
 mod run;
 mod status;
+mod vm;
 
 use std::error::Error;
 use std::path::{Path, PathBuf};
@@ -50,6 +51,9 @@ enum Command {
     /// Show ports, endpoints, drops by name and buffers by holder.
     #[command(after_help = "Example:\n  netvm status --watch 1")]
     Status(status::StatusArgs),
+    /// List VMs and processes, detach them, let them in again, kill them.
+    #[command(after_help = "Example:\n  netvm vm detach fw0")]
+    Vm(vm::VmArgs),
     /// Have every lcore count its buffers, and compare.
     #[command(after_help = "Example:\n  netvm audit --switch demo")]
     Audit(audit::AuditArgs),
@@ -112,6 +116,7 @@ pub fn main() -> ExitCode {
         Command::Run(args) => run::run(&run_dir, &args),
         Command::Boot(args) => boot::boot(&run_dir, &args),
         Command::Status(args) => status::status(&run_dir, &args),
+        Command::Vm(args) => vm::vm(&run_dir, &args),
         Command::Audit(args) => audit::audit(&run_dir, &args),
         Command::Stop(which) => stop(&run_dir, &which),
         Command::Doctor(args) => Ok(code(doctor::print(&doctor::examine(&args.image), args.json))),
@@ -162,10 +167,16 @@ mod tests {
     fn the_command_line_is_consistent_and_each_command_shows_an_example() {
         let mut command = Cli::command();
         command.build();
-        for sub in command.get_subcommands().filter(|sub| sub.get_name() != "help") {
-            let example = sub.get_after_help().map(ToString::to_string).unwrap_or_default();
-            assert!(example.contains(&format!("netvm {}", sub.get_name())), "{}: {example}", sub.get_name());
-        }
+        assert_examples("netvm", &command);
         command.debug_assert();
+    }
+
+    fn assert_examples(path: &str, command: &clap::Command) {
+        for sub in command.get_subcommands().filter(|sub| sub.get_name() != "help") {
+            let path = format!("{path} {}", sub.get_name());
+            let example = sub.get_after_help().map(ToString::to_string).unwrap_or_default();
+            assert!(example.contains(&path), "{path}: {example}");
+            assert_examples(&path, sub);
+        }
     }
 }

@@ -55,6 +55,8 @@ fn table(status: &Status) -> String {
     _ = lcores(&mut text, &status.lcores);
     _ = ports(&mut text, &status.ports);
     _ = endpoints(&mut text, &status.endpoints);
+    text += &super::vm::table(&status.owners);
+    text.push('\n');
     for vm in &status.vms {
         _ = writeln!(text, "vm {} runs ({}, process {})", vm.name, vm.accelerator, vm.pid);
     }

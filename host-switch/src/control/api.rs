@@ -5,6 +5,7 @@
 //! GET  /v1/audit    Audit: every lcore walks its own shards
 //! GET  /v1/config   the checked config
 //! POST /v1/stop     {"stopping":true}
+//! POST /v1/vms/{name}/{detach,attach,kill}   OwnerStatus; also for processes; 404 unknown, 409 not now
 //! ```
 //!
 //! The socket lies in a directory of mode 0700: whoever can reach it may use it.
@@ -17,7 +18,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use axum::extract::State;
+use axum::extract::{Path as PathOf, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -25,7 +26,8 @@ use axum::{Json, Router};
 use serde::Serialize;
 use tokio::sync::oneshot;
 
-use super::status::{ApiError, Audit, Status};
+use super::order::{Act, OrderError};
+use super::status::{ApiError, Audit, OwnerStatus, Status};
 
 /// How long answers under way may take once the switch stops.
 const LAST_ANSWERS: Duration = Duration::from_millis(500);
@@ -44,6 +46,11 @@ pub trait Answers: Send + Sync + 'static {
     fn audit(&self) -> Result<Audit, String>;
     /// The checked config.
     fn config(&self) -> serde_json::Value;
+    /// Does something to a VM or process.
+    ///
+    /// # Errors
+    /// Why it is not done.
+    fn order(&self, act: Act, name: &str) -> Result<OwnerStatus, OrderError>;
     /// Begins to stop the switch.
     fn stop(&self);
 }
@@ -123,10 +130,31 @@ fn routes(answers: Arc<dyn Answers>) -> Router {
                 })
             }),
         )
-        .fallback(|| async {
-            refuse(StatusCode::NOT_FOUND, "no such path; /v1/status, /v1/audit, /v1/config, /v1/stop")
-        })
+        .route("/v1/vms/{name}/{act}", post(order))
+        .fallback(|| async { refuse(StatusCode::NOT_FOUND, NO_PATH) })
         .with_state(answers)
+}
+
+const NO_PATH: &str = "no such path; /v1/status, /v1/audit, /v1/config, /v1/stop, /v1/vms/NAME/ACT with ACT one of \
+                       detach, attach, kill";
+
+async fn order(
+    State(answers): State<Arc<dyn Answers>>,
+    PathOf((name, act)): PathOf<(String, String)>,
+) -> Response {
+    let Some(act) = Act::named(&act) else { return refuse(StatusCode::NOT_FOUND, NO_PATH) };
+    match tokio::task::spawn_blocking(move || answers.order(act, &name)).await {
+        Ok(Ok(status)) => Json(status).into_response(),
+        Ok(Err(error)) => {
+            let code = match error {
+                OrderError::Unknown { .. } => StatusCode::NOT_FOUND,
+                OrderError::NotNow(_) => StatusCode::CONFLICT,
+                OrderError::NoAnswer => StatusCode::SERVICE_UNAVAILABLE,
+            };
+            refuse(code, &error.to_string())
+        }
+        Err(error) => refuse(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
+    }
 }
 
 /// Asks off the async thread: an lcore that is slow to answer delays nobody else.
@@ -166,6 +194,13 @@ mod tests {
         fn config(&self) -> serde_json::Value {
             serde_json::json!({ "switch": { "name": "blue" } })
         }
+        fn order(&self, act: Act, name: &str) -> Result<OwnerStatus, OrderError> {
+            match act {
+                Act::Detach => Ok(OwnerStatus { name: name.to_owned(), ..OwnerStatus::default() }),
+                Act::Attach => Err(OrderError::NotNow("vm fw0 is not detached".to_owned())),
+                Act::Kill => Err(OrderError::unknown(name, &["fw0"])),
+            }
+        }
         fn stop(&self) {
             self.stopped.store(true, Ordering::Relaxed);
         }
@@ -181,6 +216,12 @@ mod tests {
         let failed = client.get::<Audit>("/v1/audit").unwrap_err().to_string();
         assert_eq!(failed, "the switch refused: the thread of lcore 0 has ended");
         assert!(matches!(client.get::<Status>("/v1/nothing"), Err(ClientError::Refused(_))));
+        assert_eq!(client.post::<OwnerStatus>("/v1/vms/fw0/detach").unwrap().name, "fw0");
+        let failed = client.post::<OwnerStatus>("/v1/vms/fw0/attach").unwrap_err().to_string();
+        assert_eq!(failed, "the switch refused: vm fw0 is not detached");
+        let failed = client.post::<OwnerStatus>("/v1/vms/fw1/kill").unwrap_err().to_string();
+        assert!(failed.ends_with("nearest: fw0"), "{failed}");
+        assert!(client.post::<OwnerStatus>("/v1/vms/fw0/restart").is_err());
         client.post::<serde_json::Value>("/v1/stop").unwrap();
         assert!(fixed.stopped.load(Ordering::Relaxed));
         api.stop();

@@ -1,12 +1,14 @@
 //! Keeps the endpoints: serves `endpoint.sock`, polls guests' words, notices deaths.
 //!
-//! One thread, which waits for sockets and polls the words of open endpoints every few milliseconds. It never
+//! One thread, which waits for sockets, polls the words of open endpoints every few milliseconds, looks at what
+//! the lcores counted of their faults every [`SURVEY_PERIOD`], and carries out an operator's orders. It never
 //! waits for a client: sockets are non-blocking, and a message that does not fit is the client's loss.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -14,13 +16,17 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{SocketFlags, accept_with};
+use switch_core::ids::EndpointId;
 
 use super::lending::Lending;
+use super::order::{Act, Order, OrderError, Orders};
 use super::owner::Owner;
+use super::peer::Peer;
 use super::protocol::{ClientKind, Reply, Request, Said};
 use super::seqpacket::{self, Received};
 use super::served::{EndpointView, ServedEndpoint};
-use super::status::VmStatus;
+use super::status::{OwnerStatus, VmStatus};
+use super::violation::Violation;
 use crate::datapath::Event;
 use crate::qemu::qmp::Qmp;
 
@@ -28,6 +34,10 @@ use crate::qemu::qmp::Qmp;
 const POLL_PERIOD: Duration = Duration::from_millis(2);
 /// How long the thread sleeps when no endpoint is open; a wish to stop waits so long.
 const IDLE_PERIOD: Duration = Duration::from_millis(20);
+/// How often faults are looked at, and what they lead to is decided.
+pub const SURVEY_PERIOD: Duration = Duration::from_millis(100);
+/// How long nobody is accepted after the system had no descriptor or memory for one.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 /// Most connections at once.
 const CLIENTS_MAX: usize = 1024;
 /// Time to say hello.
@@ -40,7 +50,12 @@ pub struct View {
     pub endpoints: Vec<Option<EndpointView>>,
     /// Those that run.
     pub vms: Vec<VmStatus>,
+    /// All of them, at most [`SURVEY_PERIOD`] ago.
+    pub owners: Vec<OwnerStatus>,
 }
+
+/// Says which process is behind a connection.
+pub type Witness = Box<dyn Fn(&OwnedFd) -> io::Result<Peer> + Send>;
 
 /// The running keeper.
 #[derive(Debug)]
@@ -48,6 +63,7 @@ pub struct Keeper {
     thread: JoinHandle<()>,
     ending: Arc<AtomicBool>,
     view: Arc<Mutex<View>>,
+    orders: Orders,
 }
 
 impl Keeper {
@@ -55,16 +71,39 @@ impl Keeper {
     ///
     /// # Errors
     /// If the socket cannot be bound or the thread not be started.
-    pub fn start(socket: &Path, owners: Vec<Owner>, lending: Arc<dyn Lending>) -> io::Result<Self> {
+    pub fn start(
+        socket: &Path,
+        owners: Vec<Owner>,
+        lending: Arc<dyn Lending>,
+        witness: Witness,
+    ) -> io::Result<Self> {
         let listener = seqpacket::listen_at(socket)?;
         let ending = Arc::new(AtomicBool::new(false));
         let view = Arc::new(Mutex::new(View::default()));
-        let room = Room { listener, owners, lending, clients: Vec::new(), view: Arc::clone(&view) };
+        let (orders, arriving) = Orders::new();
+        let room = Room {
+            listener,
+            accepts_from: None,
+            owners,
+            lending,
+            witness,
+            clients: Vec::new(),
+            orders: arriving,
+            surveyed: Instant::now(),
+            view: Arc::clone(&view),
+        };
         room.show();
+        room.show_owners();
         let wish = Arc::clone(&ending);
         let thread =
             std::thread::Builder::new().name("netvm-keeper".to_owned()).spawn(move || room.run(&wish))?;
-        Ok(Self { thread, ending, view })
+        Ok(Self { thread, ending, view, orders })
+    }
+
+    /// Where orders are given.
+    #[must_use]
+    pub fn orders(&self) -> Orders {
+        self.orders.clone()
     }
 
     /// What can be looked at while the keeper works.
@@ -87,6 +126,8 @@ impl Keeper {
 #[derive(Debug)]
 struct Client {
     socket: OwnedFd,
+    /// The process that connected, until it has come for an owner.
+    peer: Option<Peer>,
     /// Position of the owner it came for.
     owner: Option<usize>,
     since: Instant,
@@ -97,9 +138,15 @@ struct Client {
 /// Everything that the keeper's thread owns.
 struct Room {
     listener: OwnedFd,
+    /// Nobody is accepted before: the system had no room for one more.
+    accepts_from: Option<Instant>,
     owners: Vec<Owner>,
     lending: Arc<dyn Lending>,
+    witness: Witness,
     clients: Vec<Client>,
+    orders: Receiver<Order>,
+    /// When the faults were last looked at.
+    surveyed: Instant,
     view: Arc<Mutex<View>>,
 }
 
@@ -128,6 +175,14 @@ impl Room {
             for owner in &mut self.owners {
                 owner.poll(&*self.lending);
             }
+            if now - self.surveyed >= SURVEY_PERIOD {
+                self.surveyed = now;
+                self.survey();
+            }
+            while let Ok(Order { act, name, done }) = self.orders.try_recv() {
+                // Whoever asked may have lost patience.
+                _ = done.send(self.carry_out(act, &name));
+            }
             self.dismiss_silent(now);
             self.show();
         }
@@ -137,8 +192,11 @@ impl Room {
     /// Waits until something is readable or it is time to look at the guests' words. The listener is first,
     /// clients follow in ascending order.
     fn wait(&self) -> Vec<Source> {
-        let mut sources = vec![Source::Listener];
-        let mut fds: Vec<BorrowedFd<'_>> = vec![self.listener.as_fd()];
+        let (mut sources, mut fds): (Vec<Source>, Vec<BorrowedFd<'_>>) = (Vec::new(), Vec::new());
+        if self.accepts_from.is_none_or(|from| Instant::now() >= from) {
+            sources.push(Source::Listener);
+            fds.push(self.listener.as_fd());
+        }
         for (position, client) in self.clients.iter().enumerate() {
             sources.push(Source::Client(position));
             fds.push(client.socket.as_fd());
@@ -167,23 +225,44 @@ impl Room {
     fn accept(&mut self) {
         let socket = match accept_with(&self.listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
             Ok(socket) => socket,
+            // The connection stays in the queue, so the listener stays readable: looking again at once would
+            // keep this thread from everything else.
+            Err(error @ (Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM)) => {
+                log::warn!(
+                    "a connection to endpoint.sock waits: {error}; raise the limit of open files of the switch"
+                );
+                self.accepts_from = Some(Instant::now() + ACCEPT_PAUSE);
+                return;
+            }
             Err(error) => return log::debug!("a client went away before it was accepted: {error}"),
         };
-        if let Err(why) = self.admit(&socket) {
-            log::warn!("connection to endpoint.sock refused: {why}");
-            return refuse(&socket, why);
+        match self.admit(&socket) {
+            Ok(peer) => {
+                let peer = Some(peer);
+                self.clients.push(Client {
+                    socket,
+                    peer,
+                    owner: None,
+                    since: Instant::now(),
+                    is_told: false,
+                });
+            }
+            Err(why) => {
+                log::warn!("connection to endpoint.sock refused: {why}");
+                refuse(&socket, why);
+            }
         }
-        self.clients.push(Client { socket, owner: None, since: Instant::now(), is_told: false });
     }
 
-    fn admit(&self, socket: &OwnedFd) -> Result<(), String> {
+    fn admit(&self, socket: &OwnedFd) -> Result<Peer, String> {
         if self.clients.len() >= CLIENTS_MAX {
             return Err(format!("{CLIENTS_MAX} clients are connected already"));
         }
         let peer = rustix::net::sockopt::socket_peercred(socket).map_err(|error| error.to_string())?;
         let ours = rustix::process::geteuid();
         if peer.uid.is_root() || peer.uid == ours {
-            return Ok(());
+            let watched = (self.witness)(socket);
+            return watched.map_err(|error| format!("its process cannot be watched: {error}"));
         }
         Err(format!("user {} may not connect, only root and user {} may", peer.uid.as_raw(), ours.as_raw()))
     }
@@ -194,17 +273,18 @@ impl Room {
         let heard = match seqpacket::receive(socket) {
             Ok(Received::Message { bytes, fds }) => self.understand(position, &bytes, fds),
             Ok(Received::TooLong) => {
-                let most = seqpacket::MESSAGE_BYTES_MAX;
-                Err(format!(
-                    "message too long; at most {most} bytes and {} file descriptors",
-                    seqpacket::FDS_MAX
-                ))
+                let (bytes, fds) = (seqpacket::MESSAGE_BYTES_MAX, seqpacket::FDS_MAX);
+                let why = format!("message too long; at most {bytes} bytes and {fds} file descriptors");
+                Err((Violation::MessageTooLong, why))
             }
             Ok(Received::End) => return self.dismiss(position),
             Err(Errno::AGAIN | Errno::INTR) => Ok(()),
-            Err(error) => Err(error.to_string()),
+            Err(error) => Err((Violation::MessageMalformed, error.to_string())),
         };
-        if let Err(why) = heard {
+        if let Err((violation, why)) = heard {
+            if let Some(owner) = self.clients[position].owner {
+                self.owners[owner].note(violation);
+            }
             self.object(position, why);
         }
     }
@@ -223,8 +303,18 @@ impl Room {
         }
     }
 
-    fn understand(&mut self, position: usize, bytes: &[u8], fds: Vec<OwnedFd>) -> Result<(), String> {
-        let request = Request::parse(bytes).map_err(|error| error.to_string())?;
+    fn understand(
+        &mut self,
+        position: usize,
+        bytes: &[u8],
+        fds: Vec<OwnedFd>,
+    ) -> Result<(), (Violation, String)> {
+        let request =
+            Request::parse(bytes).map_err(|error| (Violation::MessageMalformed, error.to_string()))?;
+        self.answer(position, request, fds).map_err(|why| (Violation::MessageUnexpected, why))
+    }
+
+    fn answer(&mut self, position: usize, request: Request, fds: Vec<OwnedFd>) -> Result<(), String> {
         let owner = self.clients[position].owner;
         match (request, owner) {
             (Request::Hello(kind, name), None) => self.welcome(position, kind, &name),
@@ -239,16 +329,18 @@ impl Room {
                 let qmp = Qmp::new(socket.into()).map_err(|error| error.to_string())?;
                 self.owners[owner].watch_qmp(qmp).map_err(str::to_owned)
             }
-            (Request::Pid { pid, accelerator }, Some(owner)) => {
-                self.owners[owner].set_process(pid, fds.into_iter().next(), accelerator);
-                Ok(())
+            (Request::Pid { accelerator, .. }, Some(owner)) => {
+                let [pidfd] = <[OwnedFd; 1]>::try_from(fds)
+                    .map_err(|_| "pid comes with one file descriptor, the pidfd of QEMU")?;
+                self.owners[owner].watch_process(pidfd, accelerator)
             }
         }
     }
 
     fn welcome(&mut self, position: usize, kind: ClientKind, name: &str) -> Result<(), String> {
         let owner = self.find(kind, name)?;
-        let grant = self.owners[owner].take(&*self.lending);
+        let peer = self.clients[position].peer.take().ok_or("hello was said already")?;
+        let grant = self.owners[owner].take(peer, &*self.lending);
         let reply = Reply::new(Said::Ok(grant.told)).to_bytes();
         let sent = seqpacket::send(&self.clients[position].socket, &reply, &grant.fds);
         // From here on the client is the owner's, and its end is seen to.
@@ -258,14 +350,13 @@ impl Room {
 
     /// The owner of this name, if nobody has it.
     fn find(&self, kind: ClientKind, name: &str) -> Result<usize, String> {
-        let what = |kind| if kind == ClientKind::Vm { "VM" } else { "process" };
+        let what = if kind == ClientKind::Vm { "VM" } else { "process" };
         let Some(position) = self.owners.iter().position(|owner| owner.name() == name) else {
             let known = self.owners.iter().filter(|owner| owner.kind() == kind).map(Owner::name);
             let known: Vec<&str> = known.collect();
             let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
             return Err(format!(
-                "no {} {:?} in the config of this switch; it has: {known}",
-                what(kind),
+                "no {what} {:?} in the config of this switch; it has: {known}",
                 printable(name)
             ));
         };
@@ -278,10 +369,39 @@ impl Room {
                 }
             });
         }
-        if owner.is_taken() {
-            return Err(format!("{} {name} is connected already; one at a time", what(kind)));
+        owner.why_not_now().map_or(Ok(position), Err)
+    }
+
+    /// Does what an operator wants of an owner.
+    fn carry_out(&mut self, act: Act, name: &str) -> Result<OwnerStatus, OrderError> {
+        let Some(position) = self.owners.iter().position(|owner| owner.name() == name) else {
+            let known: Vec<&str> = self.owners.iter().map(Owner::name).collect();
+            return Err(OrderError::unknown(&printable(name), &known));
+        };
+        let (owner, lending) = (&mut self.owners[position], &*self.lending);
+        match act {
+            Act::Detach => owner.detach(lending)?,
+            Act::Attach => owner.attach(lending)?,
+            Act::Kill => owner.kill()?,
         }
-        Ok(position)
+        let status = owner.status();
+        self.show_owners();
+        Ok(status)
+    }
+
+    /// Reads what the lcores counted of faults, and has each owner judged by its policies. The counters stay
+    /// where they are, so nothing is lost between two looks.
+    fn survey(&mut self) {
+        if self.owners.iter().any(Owner::is_open) {
+            let faults = self.lending.faults();
+            for owner in &mut self.owners {
+                owner.survey(&faults, &*self.lending);
+            }
+        }
+        for owner in &mut self.owners {
+            owner.judge(&*self.lending);
+        }
+        self.show_owners();
     }
 
     fn dismiss(&mut self, position: usize) {
@@ -295,23 +415,33 @@ impl Room {
         self.clients.retain(|client| client.owner.is_some() || now - client.since < HELLO_LIMIT);
     }
 
+    /// Events are for the log; what follows from them is seen in counters and memory, which lose nothing.
     fn take_events(&mut self) {
         for event in self.lending.events() {
             match event {
-                Event::Descriptor { endpoint, fault } => self.fault(endpoint, &fault.to_string()),
-                Event::Counter { endpoint, error, .. } => self.fault(endpoint, &error.to_string()),
-                Event::RegionLost { domain, .. } => {
-                    for owner in self.owners.iter_mut().filter(|owner| owner.domain() == domain) {
-                        owner.expel("a page of the region of its domain is lost", &*self.lending);
-                    }
+                Event::Descriptor { endpoint, fault } => {
+                    log::warn!(
+                        "{} gave a bad descriptor: {fault}; more are only counted",
+                        self.name_of(endpoint)
+                    );
+                }
+                Event::Counter { endpoint, lcore, error } => {
+                    log::warn!("{} is not served by lcore {}: {error}", self.name_of(endpoint), lcore.0);
+                }
+                Event::RegionLost { domain, lcore } => {
+                    log::error!(
+                        "lcore {} serves domain {} no more: its region lost a page",
+                        lcore.0,
+                        domain.0
+                    );
                 }
             }
         }
     }
 
-    fn fault(&mut self, endpoint: switch_core::ids::EndpointId, cause: &str) {
-        let lending = Arc::clone(&self.lending);
-        self.owners.iter_mut().any(|owner| owner.fault(endpoint, cause, &*lending));
+    fn name_of(&self, id: EndpointId) -> &str {
+        let mut endpoints = self.owners.iter().flat_map(Owner::endpoints);
+        endpoints.find(|endpoint| endpoint.id() == id).map_or("an unknown endpoint", ServedEndpoint::name)
     }
 
     fn show(&self) {
@@ -324,6 +454,11 @@ impl Room {
             view.endpoints[position] = Some(ServedEndpoint::view(endpoint));
         }
         view.vms = self.owners.iter().filter_map(Owner::vm).collect();
+    }
+
+    fn show_owners(&self) {
+        let mut view = self.view.lock().unwrap_or_else(PoisonError::into_inner);
+        view.owners = self.owners.iter().map(Owner::status).collect();
     }
 }
 

@@ -3,11 +3,34 @@
 //! A trait, so that everything about endpoints is tested without DPDK.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
+use switch_core::counters::DescFaultCounters;
 use switch_core::ids::EndpointId;
 
 use super::stop::Stop;
-use crate::datapath::{Datapath, DatapathError, Event, QueuePairHandle, Released};
+use crate::datapath::{
+    Datapath, DatapathError, EndpointSnapshot, Event, QueuePairHandle, Released, ViolationCounts,
+};
+
+/// What the lcores have counted of one endpoint's faults since the switch started, and whether they serve it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct EndpointFaults {
+    /// Descriptors refused.
+    pub descriptors: DescFaultCounters,
+    /// Peer counters that broke their invariant.
+    pub counter_errors: u64,
+    /// Whether every lcore has its rings; one that met a broken counter has let go of them.
+    pub served: bool,
+}
+
+impl From<EndpointSnapshot> for EndpointFaults {
+    fn from(snapshot: EndpointSnapshot) -> Self {
+        let EndpointSnapshot { packets, counter_errors, attached, .. } = snapshot;
+        Self { descriptors: packets.faults, counter_errors, served: attached }
+    }
+}
 
 /// Lends packets to endpoints. Calls return when every lcore has done its part.
 pub trait Lending: Send + Sync {
@@ -20,12 +43,17 @@ pub trait Lending: Send + Sync {
     fn stop_feeding(&self, endpoint: EndpointId);
     /// Lends to it again.
     fn resume_feeding(&self, endpoint: EndpointId);
+    /// Leaves its rings alone for so long.
+    fn throttle(&self, endpoint: EndpointId, for_ms: u32);
     /// Lets go of its rings; what it holds is quarantined.
     fn release(&self, endpoint: EndpointId) -> Released;
     /// Takes home what is quarantined; returns how many buffers.
     fn reclaim(&self, endpoint: EndpointId) -> u32;
-    /// What happened since the last call.
+    /// What happened since the last call. Some of it may be lost: what follows from a fault is decided by
+    /// [`Lending::faults`].
     fn events(&self) -> Vec<Event>;
+    /// What each endpoint did wrong so far, by id; nothing if that is what the last call said, too.
+    fn faults(&self) -> Vec<EndpointFaults>;
 }
 
 /// The running datapath. An lcore that has ended is the end of the switch: nobody could say any more who
@@ -34,13 +62,16 @@ pub trait Lending: Send + Sync {
 pub struct RunningDatapath {
     datapath: Arc<Datapath>,
     stop: Stop,
+    endpoints: usize,
+    /// Faults of all endpoints together when they were last looked at.
+    faults_seen: AtomicU64,
 }
 
 impl RunningDatapath {
-    /// Lends through this datapath, and wishes the end of the switch when it fails.
+    /// Lends through this datapath to so many endpoints, and wishes the end of the switch when it fails.
     #[must_use]
-    pub fn new(datapath: Arc<Datapath>, stop: Stop) -> Self {
-        Self { datapath, stop }
+    pub fn new(datapath: Arc<Datapath>, endpoints: usize, stop: Stop) -> Self {
+        Self { datapath, stop, endpoints, faults_seen: AtomicU64::new(0) }
     }
 
     fn or_stop<T: Default>(&self, result: Result<T, DatapathError>) -> T {
@@ -65,6 +96,10 @@ impl Lending for RunningDatapath {
         self.or_stop(self.datapath.resume_feeding(endpoint));
     }
 
+    fn throttle(&self, endpoint: EndpointId, for_ms: u32) {
+        self.or_stop(self.datapath.throttle(endpoint, Duration::from_millis(for_ms.into())));
+    }
+
     fn release(&self, endpoint: EndpointId) -> Released {
         self.or_stop(self.datapath.release(endpoint))
     }
@@ -75,5 +110,20 @@ impl Lending for RunningDatapath {
 
     fn events(&self) -> Vec<Event> {
         self.datapath.events()
+    }
+
+    /// The lcores are asked only when words that they keep for this have moved.
+    fn faults(&self) -> Vec<EndpointFaults> {
+        let total = (0..).take(self.endpoints).map(|id| {
+            let ViolationCounts { descriptors, counters } = self.datapath.violations(EndpointId(id));
+            descriptors + counters
+        });
+        let total = total.sum();
+        // Relaxed: one thread calls this.
+        if self.faults_seen.swap(total, Ordering::Relaxed) == total {
+            return Vec::new();
+        }
+        let counters = self.or_stop(self.datapath.counters());
+        counters.endpoints.into_iter().map(EndpointFaults::from).collect()
     }
 }

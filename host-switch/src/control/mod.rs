@@ -2,10 +2,15 @@
 
 pub mod api;
 pub mod area;
+pub mod conduct;
 pub mod eal;
 pub mod keeper;
 pub mod lending;
+pub mod order;
+pub mod out;
 pub mod owner;
+pub mod peer;
+pub mod policy;
 pub mod preflight;
 pub mod protocol;
 pub mod report;
@@ -15,3 +20,4 @@ pub mod served;
 pub mod status;
 pub mod stop;
 pub mod switch;
+pub mod violation;

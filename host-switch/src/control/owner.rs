@@ -1,17 +1,30 @@
 //! A VM or process of the config: its memory, its endpoints, and whoever lives behind it now.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use switch_core::ids::{DomainId, EndpointId};
+use rustix::process::Signal;
+use shm_ring::attach::TokenBucket;
 
 use super::area::ControlArea;
-use super::lending::Lending;
+use super::conduct::Conduct;
+use super::lending::{EndpointFaults, Lending};
+use super::order::OrderError;
+use super::out::Out;
+use super::peer::Peer;
+use super::policy::{Action, Policy};
 use super::protocol::{ClientKind, Granted};
-use super::served::ServedEndpoint;
-use super::status::VmStatus;
+use super::served::{ASK_REFILL_MS, ASKS, Account, ServedEndpoint};
+use super::status::{OwnerStatus, VmStatus};
+use super::violation::Violation;
+use crate::plan::OwnerPlan;
 use crate::qemu::qmp::{Event, Qmp};
 use crate::region::Region;
+
+/// Time between the end of a connection and the end of its process. The kernel needs a moment; whoever needs
+/// longer has closed its connection and lives on.
+const EXIT_LIMIT: Duration = Duration::from_millis(500);
 
 /// A VM or process.
 #[derive(Debug)]
@@ -19,26 +32,37 @@ pub struct Owner {
     name: String,
     kind: ClientKind,
     read_only: bool,
-    domain: DomainId,
+    /// Name of its domain.
+    domain: String,
     area: ControlArea,
     region: Arc<Region>,
     endpoints: Vec<ServedEndpoint>,
+    account: Account,
+    out: Option<Out>,
     /// Whether somebody is connected for it.
     connected: bool,
+    /// The process itself, or its QEMU.
+    process: Option<Peer>,
     running: Running,
-    /// A VM may still run here, and nothing would tell of its end.
-    unwatched: bool,
+    ending: Option<Ending>,
 }
 
 /// What is known of the VM behind an owner.
 #[derive(Debug, Default)]
 struct Running {
     qmp: Option<Qmp>,
-    pidfd: Option<OwnedFd>,
-    pid: i32,
     accelerator: String,
     /// QEMU has said that it shuts down; its CPUs may still run.
     is_shutting_down: bool,
+}
+
+/// A connection that has ended. That is half of the proof; the other is the end of the process.
+#[derive(Debug)]
+struct Ending {
+    since: Instant,
+    cause: &'static str,
+    /// It has taken too long, and that was counted.
+    told: bool,
 }
 
 /// Memory that is handed out: sizes, control area, region.
@@ -54,22 +78,31 @@ impl Owner {
     /// An owner that nobody has come for yet.
     #[must_use]
     pub fn new(
-        plan: &crate::plan::OwnerPlan,
+        plan: &OwnerPlan,
+        domain: &str,
         area: ControlArea,
         region: Arc<Region>,
         endpoints: Vec<ServedEndpoint>,
+        policies: Vec<Policy>,
     ) -> Self {
+        // Room for each endpoint to attach once at the start, besides.
+        let asks = ASKS.saturating_add(u32::try_from(endpoints.len()).unwrap_or(u32::MAX));
+        let account =
+            Account { asks: TokenBucket::full(asks, ASK_REFILL_MS, 0), conduct: Conduct::new(policies) };
         Self {
             name: plan.name.clone(),
             kind: plan.kind,
             read_only: plan.read_only,
-            domain: plan.domain,
+            domain: domain.to_owned(),
             area,
             region,
             endpoints,
+            account,
+            out: None,
             connected: false,
+            process: None,
             running: Running::default(),
-            unwatched: false,
+            ending: None,
         }
     }
 
@@ -85,39 +118,74 @@ impl Owner {
         self.kind
     }
 
-    /// Its domain.
-    #[must_use]
-    pub fn domain(&self) -> DomainId {
-        self.domain
-    }
-
     /// Its endpoints.
     #[must_use]
     pub fn endpoints(&self) -> &[ServedEndpoint] {
         &self.endpoints
     }
 
-    /// Whether it is taken: somebody is connected, or its VM runs.
+    /// Why nobody can come for it now: somebody is connected, or what was connected may still run, or it is
+    /// kept out.
     #[must_use]
-    pub fn is_taken(&self) -> bool {
-        self.connected || self.unwatched || self.running.qmp.is_some()
+    pub fn why_not_now(&self) -> Option<String> {
+        let called = self.called();
+        if let Some(out) = &self.out {
+            return Some(format!("{called} is detached {}", out.describe(&self.name)));
+        }
+        if self.ending.is_some() {
+            let pid = self.pid();
+            return Some(format!(
+                "{called}: its former process {pid} has ended its connection and runs on; end it first, with \
+                 `netvm vm kill {}`",
+                self.name
+            ));
+        }
+        self.is_taken().then(|| format!("{called} is connected already; one at a time"))
     }
 
-    /// Whether a guest is listened to.
+    /// Whether somebody is connected, or may still run.
+    fn is_taken(&self) -> bool {
+        self.connected || self.running.qmp.is_some() || self.ending.is_some()
+    }
+
+    /// Whether a guest is listened to, or the end of its process waited for.
     #[must_use]
     pub fn is_open(&self) -> bool {
-        self.endpoints.iter().any(ServedEndpoint::is_open)
+        self.ending.is_some() || self.endpoints.iter().any(ServedEndpoint::is_open)
     }
 
     /// Its VM, while one runs.
     #[must_use]
     pub fn vm(&self) -> Option<VmStatus> {
-        let Running { qmp, pid, accelerator, .. } = &self.running;
+        let Running { qmp, accelerator, .. } = &self.running;
         qmp.as_ref().map(|_| VmStatus {
             name: self.name.clone(),
-            pid: *pid,
+            pid: self.pid(),
             accelerator: accelerator.clone(),
         })
+    }
+
+    /// Everything about it, for tools.
+    #[must_use]
+    pub fn status(&self) -> OwnerStatus {
+        let is_attached = self.endpoints.iter().any(|endpoint| endpoint.view().is_attached());
+        let state = match self {
+            Self { out: Some(_), .. } => "detached",
+            Self { ending: Some(_), .. } => "ending",
+            _ if is_attached => "attached",
+            _ if self.is_taken() => "connected",
+            _ => "absent",
+        };
+        OwnerStatus {
+            name: self.name.clone(),
+            kind: self.kind.name().to_owned(),
+            domain: self.domain.clone(),
+            state: state.to_owned(),
+            pid: self.pid(),
+            out: self.out.as_ref().map(Out::status),
+            violations: self.account.conduct.counts(),
+            actions: self.account.conduct.actions(),
+        }
     }
 
     /// The QMP connection to wait on.
@@ -126,14 +194,24 @@ impl Owner {
         self.running.qmp.as_ref()
     }
 
-    /// Takes a client. A process is proved by its connection; a VM has to bring QMP first.
-    pub fn take(&mut self, lending: &dyn Lending) -> Grant<'_> {
+    fn pid(&self) -> i32 {
+        self.process.as_ref().map_or(0, Peer::pid)
+    }
+
+    fn called(&self) -> String {
+        format!("{} {}", self.kind.name(), self.name)
+    }
+
+    /// Takes a client. A process is proved by its connection and its pidfd; a VM has to bring QMP and QEMU's
+    /// pidfd first.
+    pub fn take(&mut self, client: Peer, lending: &dyn Lending) -> Grant<'_> {
         self.connected = true;
         for endpoint in &mut self.endpoints {
             endpoint.prepare(lending);
-            if self.kind == ClientKind::Process {
-                endpoint.open();
-            }
+        }
+        if self.kind == ClientKind::Process {
+            self.process = Some(client);
+            self.open();
         }
         let told = Granted {
             control_bytes: self.area.bytes(),
@@ -143,36 +221,47 @@ impl Owner {
         Grant { told, fds: [self.area.fd(), self.region.memory().fd()] }
     }
 
-    /// QEMU's QMP socket has come: from here on its end proves the end of the VM.
+    fn open(&mut self) {
+        self.endpoints.iter_mut().for_each(ServedEndpoint::open);
+    }
+
+    /// QEMU's QMP socket has come.
     ///
     /// # Errors
     /// If there is one already.
     pub fn watch_qmp(&mut self, qmp: Qmp) -> Result<(), &'static str> {
-        if self.running.qmp.is_some() {
+        if self.running.qmp.is_some() || self.ending.is_some() {
             return Err("this VM has a QMP socket already");
         }
         self.running.qmp = Some(qmp);
-        for endpoint in &mut self.endpoints {
-            endpoint.open();
-        }
-        log::info!("vm {} started", self.name);
         Ok(())
     }
 
-    /// QEMU's process, as `netvm boot` says.
-    pub fn set_process(&mut self, pid: i32, pidfd: Option<OwnedFd>, accelerator: Option<String>) {
-        self.running.pid = pid;
-        self.running.pidfd = pidfd;
+    /// The pidfd of QEMU has come, with what runs its instructions. Its guest is listened to from here on: nothing
+    /// is lent to a VM whose end could not be proved.
+    ///
+    /// # Errors
+    /// If there is one already, or QMP is not there, or that is no pidfd.
+    pub fn watch_process(&mut self, pidfd: OwnedFd, accelerator: Option<String>) -> Result<(), String> {
+        if self.process.is_some() {
+            return Err("this VM has a QEMU process already".to_owned());
+        }
+        if self.running.qmp.is_none() {
+            return Err("qmp comes before pid; it has not come, or it has ended".to_owned());
+        }
+        self.process = Some(Peer::new(pidfd).map_err(|error| error.to_string())?);
         self.running.accelerator = accelerator.unwrap_or_default();
+        self.open();
+        Ok(())
     }
 
-    /// The client's connection has ended. For a process that is the proof of its end.
+    /// The client's connection has ended.
     pub fn disconnected(&mut self, lending: &dyn Lending) {
         self.connected = false;
         if self.kind == ClientKind::Process {
             // Its last words first: who left in good order is not reported dead.
             self.poll(lending);
-            self.prove_stopped(true, "its process has ended", lending);
+            self.begin_ending("its process has ended", lending);
         }
     }
 
@@ -185,6 +274,7 @@ impl Owner {
         };
         for event in events {
             match event {
+                Event::Ready => log::info!("vm {} started", self.name),
                 // Said while the CPUs are paused, behind the reset.
                 Event::Reset => {
                     self.running.is_shutting_down = false;
@@ -199,49 +289,218 @@ impl Owner {
                 }
                 Event::Eof => {
                     self.running = Running::default();
-                    log::info!("vm {} ended", self.name);
-                    self.prove_stopped(true, "its VM has ended", lending);
+                    self.begin_ending("its VM has ended", lending);
                 }
-                Event::Ready
-                | Event::Stop
-                | Event::Resume
-                | Event::Powerdown
-                | Event::Done
-                | Event::Refused => {}
+                Event::Stop | Event::Resume | Event::Powerdown | Event::Done | Event::Refused => {}
             }
         }
     }
 
-    /// QMP cannot be read, so the end of this VM will not be noticed: nothing of it is served any more, and
-    /// nobody else gets its memory.
+    /// QMP cannot be read: nothing of this VM is served any more, and nobody else gets its memory until its
+    /// QEMU has exited.
     fn lose_qmp(&mut self, error: &std::io::Error, lending: &dyn Lending) {
         log::error!("vm {}: its QMP socket cannot be read: {error}; it is not served again", self.name);
         self.running.qmp = None;
-        self.unwatched = true;
-        self.expel("its VM cannot be watched any more", lending);
+        self.begin_ending("its VM cannot be watched any more", lending);
     }
 
-    /// Polls the guests' words.
+    /// A connection has ended: feeds nothing more, and waits for the end of the process. A peer that shuts its
+    /// socket down, or never had a process that we know of, proves nothing by it.
+    fn begin_ending(&mut self, cause: &'static str, lending: &dyn Lending) {
+        self.ending = Some(Ending { since: Instant::now(), cause, told: false });
+        self.see_end(lending);
+        if self.ending.is_some() {
+            for endpoint in &mut self.endpoints {
+                endpoint.close(lending);
+            }
+        }
+    }
+
+    /// Looks whether the process behind an ended connection has exited, too.
+    fn see_end(&mut self, lending: &dyn Lending) {
+        let Some(Ending { since, cause, told }) = self.ending else { return };
+        // A VM whose launcher never told its process was never listened to: nothing is lent to it.
+        if self.process.as_ref().is_none_or(proves_end) {
+            if self.kind == ClientKind::Vm && self.process.is_some() {
+                log::info!("vm {} ended", self.name);
+            }
+            (self.ending, self.process) = (None, None);
+            return self.prove_stopped(true, cause, lending);
+        }
+        if !told && since.elapsed() > EXIT_LIMIT {
+            self.ending = Some(Ending { since, cause, told: true });
+            self.account.conduct.note(Violation::EndedWithoutExit, 1);
+            log::error!(
+                "{} has ended its connection, and its process {} runs on: it is served no more, and its buffers \
+                 stay quarantined until that process ends (`netvm vm kill {}`)",
+                self.called(),
+                self.pid(),
+                self.name
+            );
+            self.expel("its connection has ended and its process runs on", lending);
+        }
+    }
+
+    /// Polls the guests' words, and looks at what time brings.
     pub fn poll(&mut self, lending: &dyn Lending) {
-        if self.area.is_dead() && self.is_open() {
-            self.expel("a page of its control area is lost", lending);
+        if self.out.as_ref().is_some_and(|out| out.is_over(Instant::now())) {
+            self.let_in("its time is over", lending);
         }
+        self.notice_lost_memory(lending);
+        let Self { endpoints, account, .. } = self;
+        for endpoint in endpoints {
+            endpoint.poll(account, lending);
+        }
+        self.see_end(lending);
+    }
+
+    /// Takes note of what the lcores have counted.
+    pub fn survey(&mut self, faults: &[EndpointFaults], lending: &dyn Lending) {
         for endpoint in &mut self.endpoints {
-            endpoint.poll(lending);
+            if let Some(faults) = faults.get(endpoint.id().index()) {
+                endpoint.survey(faults, &mut self.account.conduct, lending);
+            }
         }
     }
 
-    /// Memory of all its endpoints is lost.
-    pub fn expel(&mut self, cause: &str, lending: &dyn Lending) {
+    /// Something was said that is none of ours.
+    pub fn note(&mut self, violation: Violation) {
+        self.account.conduct.note(violation, 1);
+    }
+
+    /// Does what a policy wants by now.
+    pub fn judge(&mut self, lending: &dyn Lending) {
+        let Some((action, cause)) = self.account.conduct.judge() else { return };
+        log::warn!("{}: {} by policy: {cause}", self.called(), action.name());
+        match action {
+            Action::Count => {}
+            Action::Throttle { for_ms } => {
+                for endpoint in &self.endpoints {
+                    lending.throttle(endpoint.id(), for_ms);
+                }
+            }
+            Action::Detach { for_s } => self.keep_out(Out::by_policy(cause, for_s, Instant::now()), lending),
+            Action::Kill { for_s } => {
+                self.keep_out(Out::by_policy(cause, for_s, Instant::now()), lending);
+                if let Err(error) = self.end_process() {
+                    log::error!("{}: {error}", self.called());
+                }
+            }
+        }
+    }
+
+    /// An operator wants it out.
+    ///
+    /// # Errors
+    /// If it is out already, or nobody is there.
+    pub fn detach(&mut self, lending: &dyn Lending) -> Result<(), OrderError> {
+        match &self.out {
+            Some(out @ (Out::Hand | Out::Memory { .. })) => {
+                let why = out.describe(&self.name);
+                return Err(OrderError::NotNow(format!("{} is detached already {why}", self.called())));
+            }
+            None if !self.is_taken() => {
+                return Err(OrderError::NotNow(format!(
+                    "{} is not attached: nobody has come for it",
+                    self.called()
+                )));
+            }
+            None | Some(Out::Policy { .. }) => {}
+        }
+        log::warn!(
+            "{} detached by hand: no attach is answered until `netvm vm attach {}`",
+            self.called(),
+            self.name
+        );
+        self.keep_out(Out::Hand, lending);
+        Ok(())
+    }
+
+    /// An operator lets it in again.
+    ///
+    /// # Errors
+    /// If it is not out, or its memory is lost.
+    pub fn attach(&mut self, lending: &dyn Lending) -> Result<(), OrderError> {
+        match &self.out {
+            None => Err(OrderError::NotNow(format!(
+                "{} is not detached; it is attached as soon as its NF asks",
+                self.called()
+            ))),
+            Some(out @ Out::Memory { .. }) => {
+                let why = out.describe(&self.name);
+                Err(OrderError::NotNow(format!("{} is detached {why}", self.called())))
+            }
+            Some(Out::Hand | Out::Policy { .. }) => {
+                self.let_in("by hand", lending);
+                Ok(())
+            }
+        }
+    }
+
+    /// An operator wants its process or QEMU dead.
+    ///
+    /// # Errors
+    /// If there is none, or the kernel refuses.
+    pub fn kill(&self) -> Result<(), OrderError> {
+        log::warn!("{} (process {}) is killed by hand", self.called(), self.pid());
+        self.end_process().map_err(OrderError::NotNow)
+    }
+
+    fn end_process(&self) -> Result<(), String> {
+        let process = self.process.as_ref().ok_or_else(|| {
+            if self.is_taken() {
+                format!(
+                    "{} has not said which process its QEMU is; end it where it was started",
+                    self.called()
+                )
+            } else {
+                format!("{} does not run", self.called())
+            }
+        })?;
+        let pid = process.pid();
+        process.signal(Signal::KILL).map_err(|error| format!("process {pid} cannot be killed: {error}"))
+    }
+
+    fn keep_out(&mut self, out: Out, lending: &dyn Lending) {
+        let cause = match &out {
+            Out::Hand => "detached by hand",
+            Out::Policy { .. } => "detached by policy",
+            Out::Memory { cause } => cause,
+        };
+        self.expel(cause, lending);
+        self.out = Some(out);
+    }
+
+    fn let_in(&mut self, why: &str, lending: &dyn Lending) {
+        self.out = None;
+        log::info!("{} is let in again: {why}", self.called());
+        for endpoint in &mut self.endpoints {
+            endpoint.pardon("let in again", lending);
+        }
+    }
+
+    /// Memory that it maps has lost a page, perhaps by its own doing: it is not served again by this process.
+    fn notice_lost_memory(&mut self, lending: &dyn Lending) {
+        let cause = if self.region.mapping().is_dead() {
+            "a page of the region of its domain is lost"
+        } else if self.area.is_dead() {
+            "a page of its control area is lost"
+        } else {
+            return;
+        };
+        if !matches!(self.out, Some(Out::Memory { .. })) {
+            log::error!("{} is detached for good: {cause}; start the switch anew", self.called());
+            self.keep_out(Out::Memory { cause }, lending);
+            for endpoint in &mut self.endpoints {
+                endpoint.close(lending);
+            }
+        }
+    }
+
+    fn expel(&mut self, cause: &str, lending: &dyn Lending) {
         for endpoint in &mut self.endpoints {
             endpoint.expel(cause, lending);
         }
-    }
-
-    /// Hands a violation to the endpoint it is about; false if that is not here.
-    pub fn fault(&mut self, id: EndpointId, cause: &str, lending: &dyn Lending) -> bool {
-        let endpoint = self.endpoints.iter_mut().find(|endpoint| endpoint.id() == id);
-        endpoint.map(|endpoint| endpoint.fault(cause, lending)).is_some()
     }
 
     /// Tells its guests that the switch ends; a VM that nobody else looks after ends too.
@@ -249,9 +508,9 @@ impl Owner {
         for endpoint in &self.endpoints {
             endpoint.say_goodbye();
         }
-        let orphan = self.running.pidfd.as_ref().filter(|_| !self.connected);
-        if let Some(pidfd) = orphan {
-            match rustix::process::pidfd_send_signal(pidfd.as_fd(), rustix::process::Signal::TERM) {
+        let orphan = self.process.as_ref().filter(|_| self.kind == ClientKind::Vm && !self.connected);
+        if let Some(qemu) = orphan {
+            match qemu.signal(Signal::TERM) {
                 Ok(()) => {
                     log::info!("vm {} was detached from `netvm boot`: ended with the switch", self.name)
                 }
@@ -265,4 +524,9 @@ impl Owner {
             endpoint.prove_stopped(closed, cause, lending);
         }
     }
+}
+
+/// Whether the exit of this process is proved.
+fn proves_end(process: &Peer) -> bool {
+    process.has_exited() || cfg!(feature = "sabotage-exit-proof")
 }

@@ -23,6 +23,17 @@ pub enum ClientKind {
     Vm,
 }
 
+impl ClientKind {
+    /// Its name.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Process => "process",
+            Self::Vm => "vm",
+        }
+    }
+}
+
 /// A message of the client, checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Request {

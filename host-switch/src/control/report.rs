@@ -10,7 +10,6 @@ use switch_core::ids::DomainId;
 
 use super::keeper::View;
 use super::status::{Audit, BufferStatus, EndpointStatus, LcoreStatus, PortStatus, ShardStatus, Status};
-use crate::control::protocol::ClientKind;
 use crate::datapath::{CountersSnapshot, LcoreSnapshot, PortSnapshot, ShardReport};
 use crate::plan::Plan;
 
@@ -48,6 +47,7 @@ impl Sources<'_> {
             ports: ports.map(|(plan, port)| self::port(&plan.name, port)).collect(),
             endpoints: (0..self.plan.endpoints.len()).map(|id| self.endpoint(id)).collect(),
             vms: self.view.vms.clone(),
+            owners: self.view.owners.clone(),
             drops: self.drops(),
             buffers: self.buffers(),
             copies_in_trusted_chain: self.counters.copies_in_trusted_chain(),
@@ -82,7 +82,7 @@ impl Sources<'_> {
         EndpointStatus {
             name: plan.name.clone(),
             owner: plan.owner.clone(),
-            kind: if plan.kind == ClientKind::Vm { "vm" } else { "process" }.to_owned(),
+            kind: plan.kind.name().to_owned(),
             service: plan.service.clone(),
             domain: self.domain_name(plan.datapath.domain),
             phase: phase_name(view.map_or(HostPhase::Detached, |view| view.phase)).to_owned(),

@@ -1,29 +1,51 @@
 //! One endpoint as control serves it: carries out what its [`AttachMachine`] decides, and says so.
 
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use shm_ring::attach::{
     Ask, AttachAction, AttachEvent, AttachLimits, AttachMachine, AttachState, GuestWatch, HostPhase, Refusal,
+    TokenBucket,
 };
 use shm_ring::endpoint::HostEndpoint;
 use shm_ring::layout::{FEATURES_KNOWN, VERSION_MAJOR, VERSION_MINOR};
 use shm_ring::ring::{Consumer, Producer};
+use switch_core::counters::DescFaultCounters;
 use switch_core::ids::{EndpointId, LcoreId};
 
-use super::lending::Lending;
+use super::conduct::Conduct;
+use super::lending::{EndpointFaults, Lending};
+use super::violation::Violation;
 use crate::datapath::{QueuePairHandle, Released};
 
-/// How much an endpoint may trouble the host. Attaches are bounded well above what a supervisor that restarts
-/// a dying NF asks for, and well below what would keep an lcore from its packets.
+/// Attaches in a row, and the time until one more is allowed: well above what a supervisor that restarts a dying
+/// NF asks for, and well below what would keep an lcore from its packets.
+pub const ASKS: u32 = 32;
+/// See [`ASKS`].
+pub const ASK_REFILL_MS: u64 = 125;
+
+/// How much an endpoint may trouble the host.
 const LIMITS: AttachLimits = AttachLimits {
-    asks: 32,
-    ask_refill_ms: 125,
-    faults: 3,
-    fault_refill_ms: 60_000,
+    asks: ASKS,
+    ask_refill_ms: ASK_REFILL_MS,
+    // What faults lead to is the policy's to say.
+    faults: u32::MAX,
+    fault_refill_ms: 1,
     heartbeat_ms: 2000,
     unproven_epochs: 8,
 };
+
+/// Time between two lines of the log about refusals.
+const REFUSALS_SAID: Duration = Duration::from_secs(1);
+
+/// What an owner may ask of the host, all its endpoints together, and what it did wrong.
+#[derive(Debug)]
+pub struct Account {
+    /// Attaches.
+    pub asks: TokenBucket,
+    /// Violations.
+    pub conduct: Conduct,
+}
 
 /// One endpoint.
 #[derive(Debug)]
@@ -41,6 +63,13 @@ pub struct ServedEndpoint {
     last_ask: Ask,
     /// Whether the last ask was refused.
     refused: bool,
+    /// Why, until that is noted.
+    refusal: Option<Refusal>,
+    /// When a refusal was last said in the log.
+    refusal_said: Option<Instant>,
+    /// What the lcores had counted of its faults when that was last looked at.
+    descriptors_seen: DescFaultCounters,
+    counter_errors_seen: u64,
     /// What the event at hand has done, until it is said.
     released: Option<Released>,
     reclaimed: Option<u32>,
@@ -55,6 +84,14 @@ pub struct EndpointView {
     pub epoch: u32,
     /// Whether packets are lent to it.
     pub fed: bool,
+}
+
+impl EndpointView {
+    /// Whether it has an epoch in force that it confirmed.
+    #[must_use]
+    pub fn is_attached(&self) -> bool {
+        self.phase == HostPhase::Attached
+    }
 }
 
 impl ServedEndpoint {
@@ -77,6 +114,10 @@ impl ServedEndpoint {
             open: false,
             last_ask: Ask::default(),
             refused: false,
+            refusal: None,
+            refusal_said: None,
+            descriptors_seen: DescFaultCounters::default(),
+            counter_errors_seen: 0,
             released: None,
             reclaimed: None,
         }
@@ -86,6 +127,12 @@ impl ServedEndpoint {
     #[must_use]
     pub fn id(&self) -> EndpointId {
         self.id
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     /// Its words in the control area.
@@ -115,11 +162,16 @@ impl ServedEndpoint {
     }
 
     /// A new owner comes: takes what an earlier one left in the words as read, before the new one gets the
-    /// memory. Whoever starts an NF anew lets it in again.
+    /// memory.
     pub fn prepare(&mut self, lending: &dyn Lending) {
         self.words.poll(&mut self.watch);
+        self.pardon("started anew, let in again", lending);
+    }
+
+    /// Its attaches are answered again.
+    pub fn pardon(&mut self, cause: &str, lending: &dyn Lending) {
         if self.machine.state() == AttachState::Quarantined {
-            self.apply(AttachEvent::Pardoned, "started anew, let in again", lending);
+            self.apply(AttachEvent::Pardoned, cause, lending);
         }
     }
 
@@ -129,24 +181,76 @@ impl ServedEndpoint {
     }
 
     /// Reads the guest's words and the clock, and does what follows.
-    pub fn poll(&mut self, lending: &dyn Lending) {
+    pub fn poll(&mut self, account: &mut Account, lending: &dyn Lending) {
         if !self.open {
             return;
         }
         for event in self.words.poll(&mut self.watch).into_iter().map(AttachEvent::from) {
+            let last = self.machine.last_epoch();
             let cause = match event {
+                AttachEvent::Asked(ask) => {
+                    self.asked(ask, account, lending);
+                    continue;
+                }
                 AttachEvent::Left(_) => "left",
                 AttachEvent::Reaped(_) => "its NF has died in the guest",
-                AttachEvent::Asked(ask) => {
-                    self.last_ask = ask;
-                    "attaches again without having left"
-                }
                 _ => "",
             };
+            // An end may be told late, a beginning not; an epoch that never was cannot be told at all.
+            match event {
+                AttachEvent::Confirmed(epoch) if epoch != last => {
+                    account.conduct.note(Violation::WrongEpoch, 1);
+                }
+                AttachEvent::Left(epoch) | AttachEvent::Reaped(epoch) if epoch > last => {
+                    account.conduct.note(Violation::WrongEpoch, 1);
+                }
+                _ => {}
+            }
             self.apply(event, cause, lending);
         }
         if self.machine.is_beat_overdue(self.now_ms()) {
             self.apply(AttachEvent::BeatMissed, "", lending);
+        }
+    }
+
+    /// The guest wishes to attach. Each attach costs its lcores a walk over what it held, so its owner has a
+    /// budget of them, whatever number of endpoints it spreads them over.
+    fn asked(&mut self, ask: Ask, account: &mut Account, lending: &dyn Lending) {
+        self.last_ask = ask;
+        let is_out = self.machine.state() == AttachState::Quarantined;
+        let is_within =
+            is_out || account.asks.take(self.now_ms()) || cfg!(feature = "sabotage-attach-budget");
+        if !is_within {
+            let refused = self.machine.refuse(ask.nonce, Refusal::TooOften);
+            self.carry_out(refused, lending);
+        } else {
+            self.apply(AttachEvent::Asked(ask), "attaches again without having left", lending);
+        }
+        if let Some(refusal) = self.refusal.take() {
+            let violation = match refusal {
+                Refusal::Version => Violation::AttachVersion,
+                Refusal::Features => Violation::AttachFeatures,
+                Refusal::TooOften => Violation::AttachTooOften,
+                Refusal::Unproven => Violation::AttachUnproven,
+                // It has been punished for that already.
+                Refusal::Quarantined => return,
+            };
+            account.conduct.note(violation, 1);
+        }
+    }
+
+    /// Takes note of what the lcores have counted; lets go of rings that one of them does not serve any more.
+    pub fn survey(&mut self, faults: &EndpointFaults, conduct: &mut Conduct, lending: &dyn Lending) {
+        for (kind, count) in faults.descriptors.iter() {
+            conduct.note(Violation::Descriptor(kind), count.saturating_sub(self.descriptors_seen.get(kind)));
+        }
+        let broken = faults.counter_errors.saturating_sub(self.counter_errors_seen);
+        conduct.note(Violation::PeerCounter, broken);
+        self.descriptors_seen = faults.descriptors.clone();
+        self.counter_errors_seen = faults.counter_errors;
+        let is_served = matches!(self.machine.state(), AttachState::Attached | AttachState::Stalled);
+        if is_served && !faults.served {
+            self.fault("a ring counter of its claimed what no ring can hold", lending);
         }
     }
 
@@ -161,10 +265,17 @@ impl ServedEndpoint {
         self.apply(AttachEvent::Fault, cause, lending);
     }
 
-    /// Its memory is lost: it is not served again by this process.
+    /// It is not served again until it is pardoned.
     pub fn expel(&mut self, cause: &str, lending: &dyn Lending) {
-        self.open = false;
         self.apply(AttachEvent::Expelled, cause, lending);
+    }
+
+    /// Its guest is not listened to any more, and gets nothing more; what it holds stays its own.
+    pub fn close(&mut self, lending: &dyn Lending) {
+        self.open = false;
+        if self.machine.state() == AttachState::Attached {
+            self.apply(AttachEvent::BeatMissed, "", lending);
+        }
     }
 
     /// Tells the guest that the switch ends.
@@ -197,6 +308,9 @@ impl ServedEndpoint {
             }
         }
         self.refused = matches!(action, AttachAction::Refuse { .. });
+        if let AttachAction::Refuse { refusal, .. } = action {
+            self.refusal = Some(refusal);
+        }
         self.words.show(&action);
         match action {
             AttachAction::Refuse { refusal, .. } => self.say_refused(refusal),
@@ -242,7 +356,7 @@ impl ServedEndpoint {
                 log::warn!("{name} detached: {cause}; {home}; its packets follow when_dead of the service");
             }
             (Some(home), _) => log::info!("{name}: {cause}; {home}"),
-            (None, AttachEvent::BeatMissed) => log::warn!(
+            (None, AttachEvent::BeatMissed) if self.open => log::warn!(
                 "{name} is silent for more than {} ms: it gets no packets until it beats again, and keeps what it \
                  holds",
                 LIMITS.heartbeat_ms
@@ -256,12 +370,20 @@ impl ServedEndpoint {
             (None, AttachEvent::Pardoned) => log::info!("{name}: {cause}"),
             (None, _) => {}
         }
-        if after == AttachState::Quarantined && before != AttachState::Quarantined {
-            log::error!("{name} is quarantined: {cause}; no attach is answered until it is started anew");
+        if after == AttachState::Quarantined && before != after && event != AttachEvent::Expelled {
+            log::error!(
+                "{name} has used up its epochs: no attach is answered until the switch is started anew"
+            );
         }
     }
 
-    fn say_refused(&self, refusal: Refusal) {
+    /// Says why not, not for each of a flood.
+    fn say_refused(&mut self, refusal: Refusal) {
+        let now = Instant::now();
+        if self.refusal_said.is_some_and(|said| now - said < REFUSALS_SAID) {
+            return;
+        }
+        self.refusal_said = Some(now);
         let name = &self.name;
         match refusal {
             Refusal::Version => log::warn!(
@@ -285,7 +407,8 @@ impl ServedEndpoint {
                 self.machine.unproven_epochs().len()
             ),
             Refusal::Quarantined => {
-                log::warn!("{name} refused: it is quarantined; restart its VM or process")
+                let owner = name.split('/').next().unwrap_or(name);
+                log::warn!("{name} refused: it is detached; `netvm vm attach {owner}` lets it in");
             }
         }
     }

@@ -23,6 +23,9 @@ pub struct Status {
     pub endpoints: Vec<EndpointStatus>,
     /// The VMs that run.
     pub vms: Vec<VmStatus>,
+    /// Every VM and process of the config.
+    #[serde(default)]
+    pub owners: Vec<OwnerStatus>,
     /// Dropped packets: domain, then reason.
     pub drops: BTreeMap<String, BTreeMap<String, u64>>,
     /// Buffers by holder, for each domain.
@@ -128,6 +131,43 @@ pub struct VmStatus {
     pub accelerator: String,
     /// QEMU's process id, as `netvm boot` said.
     pub pid: i32,
+}
+
+/// One VM or process of the config.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OwnerStatus {
+    /// Its name in the config.
+    pub name: String,
+    /// `vm` or `process`.
+    pub kind: String,
+    /// The domain it belongs to.
+    pub domain: String,
+    /// absent, connected, attached, ending (its connection has ended, its process has not), or detached (by an
+    /// operator or a policy; see `out`).
+    pub state: String,
+    /// Its process, or its QEMU's; 0 = none.
+    pub pid: i32,
+    /// Why it is kept out, if it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub out: Option<OutStatus>,
+    /// What it did wrong: descriptor, counter, epoch or control, then the name.
+    #[serde(default)]
+    pub violations: BTreeMap<String, BTreeMap<String, u64>>,
+    /// How often a policy did something to it: throttle, detach, kill.
+    #[serde(default)]
+    pub actions: BTreeMap<String, u64>,
+}
+
+/// Why an owner is kept out.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OutStatus {
+    /// `hand`, `policy` or `memory`.
+    pub by: String,
+    /// The cause, for people.
+    pub cause: String,
+    /// When it may attach again; none: when an operator lets it in.
+    #[serde(default)]
+    pub left_ms: Option<u64>,
 }
 
 /// The terms of the conservation law for one domain, each counted by its own walk.

@@ -16,12 +16,15 @@ use super::area::{ControlArea, ControlAreaError};
 use super::eal;
 use super::keeper::{Keeper, View};
 use super::lending::RunningDatapath;
+use super::order::{Act, OrderError, Orders};
 use super::owner::Owner;
+use super::peer::Peer;
+use super::policy::Policy;
 use super::preflight::{self, Device, PreflightError};
 use super::report::Sources;
 use super::runtime_dir::{PortClaim, RuntimeDir, RuntimeDirError};
 use super::served::ServedEndpoint;
-use super::status::{Audit, Status};
+use super::status::{Audit, OwnerStatus, Status};
 use super::stop::Stop;
 use crate::datapath::{Datapath, DatapathError, DatapathSpec, DomainSpec, ShardReport};
 use crate::plan::{Plan, PlanError};
@@ -92,8 +95,8 @@ pub fn run(config: &Config, run_dir: &Path, no_huge: bool) -> Result<(), SwitchE
     let shards = std::mem::take(&mut ledger.shards);
     let datapath = Arc::new(Datapath::start(&eal, datapath_spec(&plan, &regions, shards))?);
 
-    let lending = Arc::new(RunningDatapath::new(Arc::clone(&datapath), stop.clone()));
-    let keeper = Keeper::start(&runtime_dir.endpoint_socket(), owners, lending)
+    let lending = Arc::new(RunningDatapath::new(Arc::clone(&datapath), plan.endpoints.len(), stop.clone()));
+    let keeper = Keeper::start(&runtime_dir.endpoint_socket(), owners, lending, Box::new(Peer::of))
         .map_err(io_error("serve endpoint.sock"))?;
     let front = Front {
         name: config.switch.name.clone(),
@@ -102,6 +105,7 @@ pub fn run(config: &Config, run_dir: &Path, no_huge: bool) -> Result<(), SwitchE
         plan: Arc::clone(&plan),
         datapath: Arc::clone(&datapath),
         view: keeper.view(),
+        orders: keeper.orders(),
         words,
         stop: stop.clone(),
     };
@@ -198,7 +202,9 @@ fn create_owners(
             ServedEndpoint::new(id, plan.endpoints[id.index()].name.clone(), words, journal)
         });
         let endpoints = endpoints.collect();
-        Ok(Owner::new(owner, area, Arc::clone(region), endpoints))
+        let domain = &plan.domains[owner.domain.index()].name;
+        let policies = Policy::of_owner(&plan.policies, &owner.name);
+        Ok(Owner::new(owner, domain, area, Arc::clone(region), endpoints, policies))
     };
     plan.owners.iter().map(create).collect()
 }
@@ -268,6 +274,7 @@ struct Front {
     plan: Arc<Plan>,
     datapath: Arc<Datapath>,
     view: Arc<Mutex<View>>,
+    orders: Orders,
     words: Vec<HostEndpoint<'static>>,
     stop: Stop,
 }
@@ -302,6 +309,10 @@ impl Answers for Front {
 
     fn config(&self) -> serde_json::Value {
         self.config.clone()
+    }
+
+    fn order(&self, act: Act, name: &str) -> Result<OwnerStatus, OrderError> {
+        self.orders.give(act, name)
     }
 
     fn stop(&self) {

@@ -15,11 +15,7 @@ pub(super) fn refuse(config: &Config) -> Result<(), PlanError> {
     if let Some(position) = config.rules.iter().position(|rule| rule.observe.is_some()) {
         return not_built(format!("rule[{position}].observe"), "observers");
     }
-    owners(config)?;
-    if !config.policies.is_empty() {
-        return not_built("policy[0]", "policies against violations");
-    }
-    Ok(())
+    owners(config)
 }
 
 fn owners(config: &Config) -> Result<(), PlanError> {

@@ -6,6 +6,7 @@ mod area;
 mod edge;
 mod forward;
 mod later;
+mod policy;
 mod port;
 
 use std::path::PathBuf;
@@ -18,6 +19,7 @@ use switch_core::ids::{DomainId, EndpointId, LcoreId};
 use switch_core::rate::RateSpec;
 use switch_core::snapshot::SnapshotError;
 
+use crate::control::policy::Policy;
 use crate::control::protocol::ClientKind;
 use crate::datapath::{EndpointDatapathSpec, Idle, LcoreSpec, PortSpec};
 use crate::region::{Pages, ShardSize};
@@ -73,6 +75,8 @@ pub struct Plan {
     pub endpoints: Vec<EndpointPlan>,
     /// VMs, then processes.
     pub owners: Vec<OwnerPlan>,
+    /// What violations lead to.
+    pub policies: Vec<Policy>,
     /// Where packets go.
     pub forwarding: Arc<Forwarding>,
 }
@@ -126,6 +130,7 @@ impl Plan {
             ports: port::ports(config),
             endpoints: endpoints(config),
             owners: area::owners(config),
+            policies: policy::policies(config),
             forwarding: Arc::new(forward::forwarding(config, flow_seed)?),
         };
         plan.check_areas()?;

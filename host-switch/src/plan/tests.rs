@@ -3,6 +3,8 @@
 use switch_core::ids::{DomainId, EndpointId, PortId};
 
 use super::*;
+use crate::control::policy::Action;
+use crate::control::violation::ViolationKind;
 
 const CHAIN_OF_TWO: &str = r#"
 [switch]
@@ -78,17 +80,12 @@ fn refused(old: &str, new: &str) -> String {
 fn refuses_by_name_what_the_datapath_cannot_do() {
     let pages = "pages = \"hugetlb-or-plain\"";
     let green = format!("{pages}\n[[domain]]\nname = \"green\"\nregion_mib = 4");
-    let policy = format!("{pages}\n[[policy]]\naction = \"kill\"");
     let observer = format!(
         "{pages}\n[[service]]\nname = \"ids\"\n[[process]]\nname = \"ids0\"\ndomain = \"blue\"\n\
          access = \"observer\"\n[[process.endpoint]]\nservice = \"ids\""
     );
-    for (old, new, message) in [
-        (pages, &*policy, "policy[0]: this version has no policies against violations yet"),
-        (pages, &*observer, "process[ids0].access: this version has no access \"observer\" yet"),
-    ] {
-        assert_eq!(refused(old, new), message);
-    }
+    let message = "process[ids0].access: this version has no access \"observer\" yet";
+    assert_eq!(refused(pages, &observer), message);
     let shared = CHAIN_OF_TWO.replacen("domain = \"blue\"", "domains = [\"blue\", \"green\"]", 1);
     let shared = shared.replace(pages, &green);
     let config =
@@ -403,4 +400,19 @@ fn every_way_that_the_language_accepts_has_an_edge() {
         }
     }
     assert!((100..2900).contains(&accepted), "{accepted} of 3000");
+}
+
+#[test]
+fn policies_are_taken_over_with_their_owners_and_times() {
+    let policies = "pages = \"hugetlb-or-plain\"\n[[policy]]\naction = \"throttle\"\nviolation = \"descriptor\"\n\
+                    threshold = 7\nthrottle_ms = 300\n[[policy]]\naction = \"detach\"\nvm = \"rt0\"\ndetach_s = 0\n\
+                    [[policy]]\naction = \"kill\"\n";
+    let text = CHAIN_OF_TWO.replace("pages = \"hugetlb-or-plain\"", policies);
+    let config = security_domains::parse(&text, "test.toml").unwrap_or_else(|findings| panic!("{findings}"));
+    let plan = Plan::new(&config, 1).unwrap();
+    let [throttle, detach, kill] = &plan.policies[..] else { panic!("{:?}", plan.policies) };
+    assert_eq!((throttle.action, throttle.threshold), (Action::Throttle { for_ms: 300 }, 7));
+    assert_eq!((throttle.violation, &throttle.owner), (Some(ViolationKind::Descriptor), &None));
+    assert_eq!((detach.action, detach.owner.as_deref()), (Action::Detach { for_s: 0 }, Some("rt0")));
+    assert_eq!((kill.action, kill.violation, kill.window_s), (Action::Kill { for_s: 10 }, None, 10));
 }

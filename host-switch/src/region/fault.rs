@@ -85,6 +85,12 @@ impl Watch {
         // Relaxed: the flag stands alone; the faulting thread itself needs no ordering with its own handler.
         WATCHED[self.slot].dead.load(Ordering::Relaxed)
     }
+
+    /// As if a page had been lost: sealed memory loses none that a test could take.
+    #[cfg(test)]
+    pub fn mark_dead(&self) {
+        WATCHED[self.slot].dead.store(true, Ordering::Relaxed);
+    }
 }
 
 impl Drop for Watch {

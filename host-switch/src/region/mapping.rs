@@ -98,6 +98,12 @@ impl Mapping {
         self.watch.is_dead()
     }
 
+    /// As if a page had been lost.
+    #[cfg(test)]
+    pub fn mark_dead(&self) {
+        self.watch.mark_dead();
+    }
+
     /// Address of `offset_bytes`, with `len_bytes` from there inside the mapping.
     ///
     /// # Panics

@@ -273,6 +273,12 @@ impl AttachMachine {
         Ok(actions)
     }
 
+    /// Answers an ask with no, for a reason that lies outside this endpoint; nothing else changes.
+    pub fn refuse(&mut self, nonce: u64, refusal: Refusal) -> AttachAction {
+        self.answered_nonce = nonce;
+        AttachAction::Refuse { nonce, refusal, phase: self.phase_after_refusal() }
+    }
+
     fn holds_rings(&self) -> bool {
         matches!(self.state, AttachState::Attached | AttachState::Stalled)
     }
@@ -280,8 +286,7 @@ impl AttachMachine {
     fn asked(&mut self, ask: Ask, now_ms: u64, actions: &mut Vec<AttachAction>) {
         let nonce = ask.nonce;
         if let Err(refusal) = self.examine(ask, now_ms) {
-            self.answered_nonce = nonce;
-            actions.push(AttachAction::Refuse { nonce, refusal, phase: self.phase_after_refusal() });
+            actions.push(self.refuse(nonce, refusal));
             return;
         }
         match self.state {

@@ -4,18 +4,24 @@ use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
+use std::process::{Child, Command};
 use std::ptr::NonNull;
 use std::sync::atomic::AtomicU32;
 use std::time::{Duration, Instant};
 
 use rustix::mm::{MapFlags, ProtFlags, mmap};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use shm_ring::area::GuestArea;
-use shm_ring::attach::{Ask, HostPhase};
+use shm_ring::attach::{Ask, HostPhase, Refusal};
 use shm_ring::endpoint::{Answer, GuestEndpoint};
+use switch_core::fault::DescFaultKind;
 use switch_core::ids::EndpointId;
 
 use super::*;
 use crate::control::area::ControlArea;
+use crate::control::lending::EndpointFaults;
+use crate::control::policy::{Action, Policy};
+use crate::control::violation::ViolationKind;
 use crate::datapath::{QueuePairHandle, Released};
 use crate::plan::Plan;
 use crate::region::{Pages, Region};
@@ -62,7 +68,7 @@ nf = "forwarder"
 #[derive(Default)]
 struct Noted {
     calls: Mutex<Vec<String>>,
-    events: Mutex<Vec<Event>>,
+    faults: Mutex<EndpointFaults>,
 }
 
 impl Noted {
@@ -82,6 +88,7 @@ impl Noted {
 impl Lending for Noted {
     fn attach(&self, endpoint: EndpointId, pairs: Vec<QueuePairHandle>) -> Result<(), String> {
         self.note(&format!("attach {endpoint} with {} pairs", pairs.len()));
+        self.faults.lock().unwrap().served = true;
         Ok(())
     }
     fn stop_feeding(&self, _: EndpointId) {
@@ -89,6 +96,9 @@ impl Lending for Noted {
     }
     fn resume_feeding(&self, _: EndpointId) {
         self.note("resume feeding");
+    }
+    fn throttle(&self, _: EndpointId, for_ms: u32) {
+        self.note(&format!("throttle {for_ms}"));
     }
     fn release(&self, _: EndpointId) -> Released {
         self.note("release");
@@ -99,7 +109,59 @@ impl Lending for Noted {
         7
     }
     fn events(&self) -> Vec<Event> {
-        std::mem::take(&mut self.events.lock().unwrap())
+        Vec::new()
+    }
+    fn faults(&self) -> Vec<EndpointFaults> {
+        vec![self.faults.lock().unwrap().clone()]
+    }
+}
+
+/// A process that stands for an NF or a QEMU; the test itself speaks and writes for it.
+struct Body(Mutex<Child>);
+
+fn sleeper() -> Child {
+    // Its own streams: one that a failed test leaves behind keeps nobody waiting for the end of ours.
+    let null = std::process::Stdio::null;
+    Command::new("sleep").arg("600").stdin(null()).stdout(null()).stderr(null()).spawn().unwrap()
+}
+
+impl Body {
+    fn new() -> Self {
+        Self(Mutex::new(sleeper()))
+    }
+
+    fn pidfd(&self) -> OwnedFd {
+        pidfd_open(Pid::from_child(&self.0.lock().unwrap()), PidfdFlags::empty()).unwrap()
+    }
+
+    fn die(&self) {
+        let mut child = self.0.lock().unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    fn renew(&self) {
+        *self.0.lock().unwrap() = sleeper();
+    }
+
+    /// Whether it ends within a few seconds without us.
+    fn is_killed(&self) -> bool {
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while Instant::now() < deadline {
+            if self.0.lock().unwrap().try_wait().unwrap().is_some() {
+                return true;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        false
+    }
+}
+
+impl Drop for Body {
+    fn drop(&mut self) {
+        let child = self.0.get_mut().unwrap_or_else(PoisonError::into_inner);
+        _ = child.kill();
+        _ = child.wait();
     }
 }
 
@@ -107,6 +169,8 @@ struct Lab {
     kind: ClientKind,
     socket: PathBuf,
     noted: Arc<Noted>,
+    body: Arc<Body>,
+    region: Arc<Region>,
     keeper: Keeper,
 }
 
@@ -116,21 +180,67 @@ impl Lab {
     }
 
     fn of(kind: ClientKind, test: &str) -> Self {
+        Self::under(kind, &[], test)
+    }
+
+    fn under(kind: ClientKind, policies: &[Policy], test: &str) -> Self {
         let owner = if kind == ClientKind::Vm { VM } else { PROCESS };
+        Self::with(kind, owner, policies, test)
+    }
+
+    fn with(kind: ClientKind, owner: &str, policies: &[Policy], test: &str) -> Self {
         let config = security_domains::parse(&format!("{CONFIG}{owner}"), "test.toml")
             .unwrap_or_else(|findings| panic!("{findings}"));
         let plan = Plan::new(&config, 1).unwrap();
         let region = Arc::new(Region::create("blue", 8 << 20, 2368, Pages::Plain).unwrap());
         let owner = &plan.owners[0];
         let area = ControlArea::create(owner, *region.geometry()).unwrap();
-        let journal: &'static AtomicU32 = Box::leak(Box::default());
-        let served =
-            ServedEndpoint::new(EndpointId(0), "fwd0/forwarder".to_owned(), area.endpoint(0), vec![journal]);
+        let served = (0..).zip(owner.endpoints()).map(|(position, id)| {
+            let journal: &'static AtomicU32 = Box::leak(Box::default());
+            ServedEndpoint::new(
+                id,
+                format!("fwd0/forwarder#{position}"),
+                area.endpoint(position),
+                vec![journal],
+            )
+        });
+        let served = served.collect();
         let socket = std::env::temp_dir().join(format!("netvm-keeper-{}-{test}", std::process::id()));
         let noted = Arc::new(Noted::default());
-        let owners = vec![Owner::new(owner, area, region, vec![served])];
-        let keeper = Keeper::start(&socket, owners, noted.clone()).unwrap();
-        Self { kind, socket, noted, keeper }
+        let policies = Policy::of_owner(policies, "fwd0");
+        let owners = vec![Owner::new(owner, "blue", area, Arc::clone(&region), served, policies)];
+        let body = Arc::new(Body::new());
+        let behind = Arc::clone(&body);
+        let witness: Witness = Box::new(move |_| Peer::new(behind.pidfd()));
+        let keeper = Keeper::start(&socket, owners, noted.clone(), witness).unwrap();
+        Self { kind, socket, noted, body, region, keeper }
+    }
+
+    /// How the only owner stands, once `reached` says so.
+    fn wait_until(&self, what: &str, reached: impl Fn(&OwnerStatus) -> bool) -> OwnerStatus {
+        let deadline = Instant::now() + Duration::from_secs(5);
+        loop {
+            let status = self.keeper.view().lock().unwrap().owners[0].clone();
+            if reached(&status) {
+                return status;
+            }
+            assert!(Instant::now() < deadline, "{what}: {status:?}");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    fn order(&self, act: Act) -> Result<OwnerStatus, String> {
+        self.keeper.orders().give(act, "fwd0").map_err(|error| error.to_string())
+    }
+
+    /// A VM with both ends of its QEMU, and QEMU's end of QMP.
+    fn vm(&self) -> (OwnedFd, GuestEndpoint<'static>, UnixStream) {
+        let (boot, endpoint) = self.process();
+        let (ours, qemu) = UnixStream::pair().unwrap();
+        seqpacket::send(&boot, &Request::Qmp.to_bytes(), &[ours.as_fd()]).unwrap();
+        let pid = Request::Pid { pid: 1, accelerator: None }.to_bytes();
+        seqpacket::send(&boot, &pid, &[self.body.pidfd().as_fd()]).unwrap();
+        (boot, endpoint, qemu)
     }
 
     fn say_hello(&self, name: &str) -> (OwnedFd, Received) {
@@ -143,6 +253,11 @@ impl Lab {
 
     /// A connected process or `netvm boot`, and its endpoint.
     fn process(&self) -> (OwnedFd, GuestEndpoint<'static>) {
+        let (socket, area) = self.grant();
+        (socket, area.endpoint(0))
+    }
+
+    fn grant(&self) -> (OwnedFd, GuestArea<'static>) {
         let (socket, answer) = self.say_hello("fwd0");
         let Received::Message { bytes, fds } = answer else { panic!("{answer:?}") };
         let Said::Ok(granted) = Reply::parse(&bytes).unwrap() else { panic!("{bytes:?}") };
@@ -154,7 +269,7 @@ impl Lab {
         let base = NonNull::new(base).unwrap().cast();
         // SAFETY: mapped writable for good, and written on both sides by shm-ring only.
         let area = unsafe { GuestArea::open(base, control_bytes) }.unwrap();
-        (socket, area.endpoint(0))
+        (socket, area)
     }
 
     fn end(self) {
@@ -187,9 +302,11 @@ fn a_process_is_served_and_its_death_brings_its_buffers_home() {
     let (socket, endpoint) = lab.process();
     assert_eq!(attach(&endpoint, 11), 1);
     lab.noted.wait_for(&["attach 0 with 1 pairs"]);
+    lab.body.die();
     drop(socket);
     lab.noted.wait_for(&["attach 0 with 1 pairs", "release", "reclaim"]);
     assert_eq!(endpoint.phase(), Some(HostPhase::Detached));
+    lab.body.renew();
     let (_socket, endpoint) = lab.process();
     assert_eq!(attach(&endpoint, 12), 2);
     lab.noted.wait_for(&["attach 0 with 1 pairs", "release", "reclaim", "attach 0 with 1 pairs"]);
@@ -200,9 +317,12 @@ fn a_process_is_served_and_its_death_brings_its_buffers_home() {
 fn what_an_earlier_process_left_in_its_words_attaches_nobody() {
     let lab = Lab::start("stale");
     let (socket, endpoint) = lab.process();
+    lab.body.die();
     drop(socket);
+    lab.wait_until("its end", |owner| owner.state == "absent");
     // A writer that the switch does not know of, at the worst moment.
     endpoint.ask(endpoint.ask_with(13));
+    lab.body.renew();
     let (_socket, endpoint) = lab.process();
     std::thread::sleep(Duration::from_millis(50));
     assert!(!matches!(endpoint.answered(13), Some(Answer::Epoch(_))));
@@ -221,19 +341,232 @@ fn a_clean_leave_brings_buffers_home_and_the_process_may_attach_again() {
 }
 
 #[test]
-fn a_fault_detaches_and_keeps_the_buffers_until_the_end() {
+fn a_broken_counter_detaches_and_keeps_the_buffers_until_the_end() {
     let lab = Lab::start("fault");
     let (socket, endpoint) = lab.process();
     attach(&endpoint, 31);
     lab.noted.wait_for(&["attach 0 with 1 pairs"]);
-    lab.noted.events.lock().unwrap().push(Event::Counter {
-        endpoint: EndpointId(0),
-        lcore: switch_core::ids::LcoreId(0),
-        error: shm_ring::ring::PeerCounterError { claimed: 9, slot_count: 8 },
-    });
+    // No event tells of it: what the lcores counted is enough.
+    *lab.noted.faults.lock().unwrap() = EndpointFaults { counter_errors: 1, ..EndpointFaults::default() };
     lab.noted.wait_for(&["attach 0 with 1 pairs", "release"]);
+    let owner = lab.wait_until("the policy", |owner| owner.out.is_some());
+    assert_eq!((owner.state.as_str(), owner.violations["counter"]["peer_counter"]), ("detached", 1));
+    assert_eq!(owner.actions, [("detach".to_owned(), 1)].into());
+    endpoint.ask(endpoint.ask_with(32));
+    assert!(matches!(answer_of(&endpoint, 32), Answer::Refused(Some(Refusal::Quarantined))));
+    lab.body.die();
     drop(socket);
     lab.noted.wait_for(&["attach 0 with 1 pairs", "release", "reclaim"]);
+    lab.end();
+}
+
+/// What an endpoint did that gave so many descriptors of buffers that it does not hold.
+fn bad_descriptors(count: u64) -> EndpointFaults {
+    let mut faults = EndpointFaults { served: true, ..EndpointFaults::default() };
+    faults.descriptors.add(DescFaultKind::NotHeld, count);
+    faults
+}
+
+#[test]
+fn bad_descriptors_are_counted_and_lead_to_nothing_without_a_policy() {
+    let lab = Lab::start("counted");
+    let (_socket, endpoint) = lab.process();
+    attach(&endpoint, 33);
+    lab.noted.wait_for(&["attach 0 with 1 pairs"]);
+    for count in [1, 100_000] {
+        *lab.noted.faults.lock().unwrap() = bad_descriptors(count);
+        lab.wait_until("the count", |owner| owner.violations["descriptor"]["not_held"] == count);
+    }
+    lab.noted.wait_for(&["attach 0 with 1 pairs"]);
+    lab.end();
+}
+
+fn policy(action: Action) -> Policy {
+    let violation = Some(ViolationKind::Descriptor);
+    Policy { violation, owner: None, action, threshold: 100, window_s: 10 }
+}
+
+#[test]
+fn a_policy_acts_at_its_threshold_and_not_before() {
+    let lab = Lab::under(ClientKind::Process, &[policy(Action::Throttle { for_ms: 250 })], "throttle");
+    let (_socket, endpoint) = lab.process();
+    attach(&endpoint, 34);
+    *lab.noted.faults.lock().unwrap() = bad_descriptors(99);
+    lab.wait_until("the count", |owner| owner.violations["descriptor"]["not_held"] == 99);
+    lab.noted.wait_for(&["attach 0 with 1 pairs"]);
+    *lab.noted.faults.lock().unwrap() = bad_descriptors(100);
+    lab.noted.wait_for(&["attach 0 with 1 pairs", "throttle 250"]);
+    lab.end();
+}
+
+#[test]
+fn a_policy_that_detaches_lets_in_again_when_its_time_is_over() {
+    let lab = Lab::under(ClientKind::Process, &[policy(Action::Detach { for_s: 1 })], "detach");
+    let (_socket, endpoint) = lab.process();
+    attach(&endpoint, 35);
+    *lab.noted.faults.lock().unwrap() = bad_descriptors(100);
+    lab.wait_until("the policy", |owner| owner.out.is_some());
+    endpoint.ask(endpoint.ask_with(36));
+    assert!(matches!(answer_of(&endpoint, 36), Answer::Refused(Some(Refusal::Quarantined))));
+    lab.wait_until("the end of its time", |owner| owner.out.is_none());
+    assert_eq!(attach(&endpoint, 37), 2);
+    lab.end();
+}
+
+#[test]
+fn a_policy_that_kills_ends_the_process_and_keeps_others_out() {
+    let lab = Lab::under(ClientKind::Process, &[policy(Action::Kill { for_s: 0 })], "kill");
+    let (socket, endpoint) = lab.process();
+    attach(&endpoint, 38);
+    *lab.noted.faults.lock().unwrap() = bad_descriptors(100);
+    assert!(lab.body.is_killed());
+    drop(socket);
+    lab.noted.wait_for(&["attach 0 with 1 pairs", "release", "reclaim"]);
+    lab.body.renew();
+    let (_socket, answer) = lab.say_hello("fwd0");
+    let Received::Message { bytes, .. } = answer else { panic!("{answer:?}") };
+    let Said::Error(why) = Reply::parse(&bytes).unwrap() else { panic!("{bytes:?}") };
+    assert!(
+        why.starts_with("process fwd0 is detached by policy (100 violations of kind descriptor"),
+        "{why}"
+    );
+    lab.end();
+}
+
+#[test]
+fn who_was_detached_by_hand_stays_out_until_it_is_let_in_by_hand() {
+    let lab = Lab::start("hand");
+    assert_eq!(
+        lab.order(Act::Detach),
+        Err("process fwd0 is not attached: nobody has come for it".to_owned())
+    );
+    let (socket, endpoint) = lab.process();
+    attach(&endpoint, 101);
+    let not_out = lab.order(Act::Attach).unwrap_err();
+    assert_eq!(not_out, "process fwd0 is not detached; it is attached as soon as its NF asks");
+
+    assert_eq!(lab.order(Act::Detach).unwrap().state, "detached");
+    lab.noted.wait_for(&["attach 0 with 1 pairs", "release"]);
+    endpoint.ask(endpoint.ask_with(102));
+    assert!(matches!(answer_of(&endpoint, 102), Answer::Refused(Some(Refusal::Quarantined))));
+    assert!(lab.order(Act::Detach).unwrap_err().contains("is detached already by hand"));
+
+    // Not by starting anew either.
+    lab.body.die();
+    drop(socket);
+    lab.noted.wait_for(&["attach 0 with 1 pairs", "release", "reclaim"]);
+    lab.body.renew();
+    let (_refused, answer) = lab.say_hello("fwd0");
+    let Received::Message { bytes, fds } = answer else { panic!("{answer:?}") };
+    assert!(fds.is_empty());
+    assert!(matches!(Reply::parse(&bytes).unwrap(), Said::Error(_)));
+
+    assert_eq!(lab.order(Act::Attach).unwrap().state, "absent");
+    let (_socket, endpoint) = lab.process();
+    assert_eq!(attach(&endpoint, 103), 2);
+    lab.end();
+}
+
+#[test]
+fn an_operator_kills_by_pidfd_and_hears_when_nothing_runs() {
+    let lab = Lab::start("killed");
+    assert_eq!(lab.order(Act::Kill), Err("process fwd0 does not run".to_owned()));
+    let (socket, endpoint) = lab.process();
+    attach(&endpoint, 104);
+    lab.order(Act::Kill).unwrap();
+    assert!(lab.body.is_killed());
+    drop(socket);
+    lab.noted.wait_for(&["attach 0 with 1 pairs", "release", "reclaim"]);
+    let unknown = lab.keeper.orders().give(Act::Kill, "fwd1").unwrap_err().to_string();
+    assert!(unknown.ends_with("nearest: fwd0"), "{unknown}");
+    lab.end();
+}
+
+#[test]
+fn an_endpoint_that_attaches_without_end_uses_up_its_budget() {
+    let lab = Lab::start("storm");
+    let (_socket, endpoint) = lab.process();
+    let mut refused = 0;
+    for nonce in 1000..1200 {
+        endpoint.ask(endpoint.ask_with(nonce));
+        refused += u64::from(matches!(answer_of(&endpoint, nonce), Answer::Refused(Some(Refusal::TooOften))));
+    }
+    assert!(refused > 100, "{refused} of 200");
+    lab.wait_until("the count", |owner| owner.violations["epoch"]["attach_too_often"] == refused);
+    lab.end();
+}
+
+#[test]
+fn the_endpoints_of_one_owner_share_a_budget_of_attaches() {
+    let owner = format!("{PROCESS}[[process.endpoint]]\nservice = \"forwarder\"\n");
+    let lab = Lab::with(ClientKind::Process, &owner, &[], "shared-budget");
+    let (_socket, area) = lab.grant();
+    let endpoints = [area.endpoint(0), area.endpoint(1)];
+    let began = Instant::now();
+    let mut answered = 0;
+    for nonce in 1..=60 {
+        for endpoint in &endpoints {
+            endpoint.ask(endpoint.ask_with(nonce));
+            answered += u64::from(matches!(answer_of(endpoint, nonce), Answer::Epoch(_)));
+        }
+    }
+    // What each endpoint may by itself is 32 at once; an owner may as much, and one for each endpoint.
+    let refilled = u64::try_from(began.elapsed().as_millis()).unwrap() / 125 + 1;
+    assert!(answered <= 34 + refilled, "{answered} attaches, {refilled} refilled");
+    lab.end();
+}
+
+#[test]
+fn a_word_about_an_epoch_that_never_was_is_counted() {
+    let lab = Lab::start("epoch");
+    let (_socket, endpoint) = lab.process();
+    let epoch = attach(&endpoint, 105);
+    lab.noted.wait_for(&["attach 0 with 1 pairs"]);
+    endpoint.confirm(epoch + 1);
+    lab.wait_until("the confirmation", |owner| owner.violations["epoch"]["wrong_epoch"] == 1);
+    endpoint.leave(epoch + 7);
+    lab.wait_until("the leave", |owner| owner.violations["epoch"]["wrong_epoch"] == 2);
+    lab.noted.wait_for(&["attach 0 with 1 pairs"]);
+    lab.end();
+}
+
+#[test]
+fn a_process_that_only_hangs_up_keeps_its_buffers_quarantined_until_it_has_exited() {
+    let lab = Lab::start("hangs-up");
+    let (socket, endpoint) = lab.process();
+    attach(&endpoint, 106);
+    lab.noted.wait_for(&["attach 0 with 1 pairs"]);
+    drop(socket);
+    // Fed no more at once, out after a moment, and nothing comes home: it runs and can write.
+    lab.noted.wait_for(&["attach 0 with 1 pairs", "stop feeding", "release"]);
+    let owner = lab.wait_until("the count", |owner| owner.violations["control"]["ended_without_exit"] == 1);
+    assert_eq!(owner.state, "ending");
+    let (_second, answer) = lab.say_hello("fwd0");
+    let Received::Message { bytes, fds } = answer else { panic!("{answer:?}") };
+    assert!(fds.is_empty());
+    let Said::Error(why) = Reply::parse(&bytes).unwrap() else { panic!("{bytes:?}") };
+    assert!(why.contains("has ended its connection and runs on; end it first"), "{why}");
+
+    lab.order(Act::Kill).unwrap();
+    assert!(lab.body.is_killed());
+    lab.noted.wait_for(&["attach 0 with 1 pairs", "stop feeding", "release", "reclaim"]);
+    lab.body.renew();
+    let (_socket, endpoint) = lab.process();
+    assert_eq!(attach(&endpoint, 107), 2);
+    lab.end();
+}
+
+#[test]
+fn a_qemu_that_only_closes_its_monitor_keeps_its_buffers_quarantined_until_it_has_exited() {
+    let lab = Lab::of(ClientKind::Vm, "hangs-up-vm");
+    let (_boot, endpoint, qemu) = lab.vm();
+    attach(&endpoint, 108);
+    lab.noted.wait_for(&["attach 0 with 1 pairs"]);
+    drop(qemu);
+    lab.noted.wait_for(&["attach 0 with 1 pairs", "stop feeding", "release"]);
+    lab.wait_until("the count", |owner| owner.violations["control"]["ended_without_exit"] == 1);
+    lab.body.die();
+    lab.noted.wait_for(&["attach 0 with 1 pairs", "stop feeding", "release", "reclaim"]);
     lab.end();
 }
 
@@ -269,32 +602,32 @@ fn an_unknown_name_hears_which_there_are() {
 }
 
 #[test]
-fn a_vm_is_served_once_its_qmp_socket_has_come_and_again_after_a_reset() {
+fn a_vm_is_served_once_both_its_ends_can_be_seen_and_again_after_a_reset() {
     let lab = Lab::of(ClientKind::Vm, "reset");
     let (boot, endpoint) = lab.process();
     endpoint.ask(endpoint.ask_with(51));
-    std::thread::sleep(Duration::from_millis(50));
-    assert_eq!(endpoint.answered(51), None);
-
     let (ours, mut qemu) = UnixStream::pair().unwrap();
     seqpacket::send(&boot, &Request::Qmp.to_bytes(), &[ours.as_fd()]).unwrap();
     drop(ours);
-    assert_eq!(attach(&endpoint, 52), 1);
+    std::thread::sleep(Duration::from_millis(50));
+    assert_eq!(endpoint.answered(51), None);
+
+    let pid = Request::Pid { pid: 1, accelerator: None }.to_bytes();
+    seqpacket::send(&boot, &pid, &[lab.body.pidfd().as_fd()]).unwrap();
+    let Answer::Epoch(epoch) = answer_of(&endpoint, 51) else { panic!("refused") };
+    endpoint.confirm(epoch);
     lab.noted.wait_for(&["attach 0 with 1 pairs"]);
 
     qemu.write_all(b"{\"event\": \"RESET\"}\n").unwrap();
     lab.noted.wait_for(&["attach 0 with 1 pairs", "release", "reclaim"]);
-    assert_eq!(attach(&endpoint, 53), 2);
+    assert_eq!(attach(&endpoint, 53), epoch + 1);
     lab.end();
 }
 
 #[test]
 fn a_vm_that_shuts_down_keeps_its_buffers_until_its_cpus_stand_still() {
     let lab = Lab::of(ClientKind::Vm, "shutdown");
-    let (boot, endpoint) = lab.process();
-    let (ours, mut qemu) = UnixStream::pair().unwrap();
-    seqpacket::send(&boot, &Request::Qmp.to_bytes(), &[ours.as_fd()]).unwrap();
-    drop(ours);
+    let (_boot, endpoint, mut qemu) = lab.vm();
     attach(&endpoint, 56);
     lab.noted.wait_for(&["attach 0 with 1 pairs"]);
 
@@ -311,16 +644,14 @@ fn a_vm_that_shuts_down_keeps_its_buffers_until_its_cpus_stand_still() {
 #[test]
 fn the_end_of_qemu_is_the_end_of_a_vm_and_the_end_of_its_launcher_is_not() {
     let lab = Lab::of(ClientKind::Vm, "qemu");
-    let (boot, endpoint) = lab.process();
-    let (ours, qemu) = UnixStream::pair().unwrap();
-    seqpacket::send(&boot, &Request::Qmp.to_bytes(), &[ours.as_fd()]).unwrap();
-    drop(ours);
+    let (boot, endpoint, qemu) = lab.vm();
     attach(&endpoint, 61);
     lab.noted.wait_for(&["attach 0 with 1 pairs"]);
 
     drop(boot);
     std::thread::sleep(Duration::from_millis(50));
     lab.noted.wait_for(&["attach 0 with 1 pairs"]);
+    lab.body.die();
     drop(qemu);
     lab.noted.wait_for(&["attach 0 with 1 pairs", "release", "reclaim"]);
     lab.end();
@@ -353,6 +684,9 @@ fn a_process_that_talks_nonsense_keeps_its_buffers_and_its_name_until_it_ends() 
     let (_second, answer) = lab.say_hello("fwd0");
     let Received::Message { bytes, .. } = answer else { panic!("{answer:?}") };
     assert!(matches!(Reply::parse(&bytes).unwrap(), Said::Error(_)));
+    let control = &lab.wait_until("the counts", |owner| owner.violations["control"]["message_too_long"] == 1);
+    assert_eq!(control.violations["control"]["message_malformed"], 2);
+    lab.body.die();
     drop(socket);
     lab.noted.wait_for(&["attach 0 with 1 pairs", "release", "reclaim"]);
     lab.end();
@@ -375,13 +709,13 @@ fn a_region_that_lost_a_page_serves_nobody() {
     let (_socket, endpoint) = lab.process();
     attach(&endpoint, 81);
     lab.noted.wait_for(&["attach 0 with 1 pairs"]);
-    let (domain, lcore) = (switch_core::ids::DomainId(0), switch_core::ids::LcoreId(0));
-    lab.noted.events.lock().unwrap().push(Event::RegionLost { domain, lcore });
+    lab.region.mapping().mark_dead();
     lab.noted.wait_for(&["attach 0 with 1 pairs", "release"]);
     assert_eq!(endpoint.phase(), Some(HostPhase::Quarantined));
     endpoint.ask(endpoint.ask_with(82));
     std::thread::sleep(Duration::from_millis(50));
     assert_eq!(endpoint.answered(82), None);
+    assert!(lab.order(Act::Attach).unwrap_err().ends_with("is lost; start the switch anew"));
     lab.end();
 }
 
