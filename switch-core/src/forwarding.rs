@@ -15,18 +15,19 @@
 //!
 //! A packet lies in the region of one domain. Where the step leads to another one, the lcore asks
 //! [`Forwarding::edge`] before it copies the packet across.
+//!
+//! Observers are shown packets as they enter a chain: [`Forwarding::arrival`] says which. They decide nothing.
 
 use shm_ring::desc::{Kind, Verdict};
 
-use crate::criteria::Match;
+use crate::criteria::{Criteria, Match};
 use crate::drop_reason::DropReason;
 use crate::edge::{EdgeSpec, Edges};
 use crate::header::HeaderCopy;
-use crate::ids::{ChainId, DomainId, EdgeId, EndpointId, PortId, ServiceId};
+use crate::ids::{ChainId, DomainId, EdgeId, EndpointId, ObserversId, PortId, ServiceId};
 use crate::instance;
 use crate::ledger::PacketPath;
 use crate::liveness::Liveness;
-use crate::rule::{Rule, RuleAction};
 use crate::shard::Returned;
 use crate::snapshot::WhenDead;
 
@@ -55,6 +56,15 @@ pub struct Decision {
     pub path: PacketPath,
 }
 
+/// Where a packet goes that has just arrived, and who is shown it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Arrival {
+    /// Where it goes.
+    pub decision: Decision,
+    /// Who is shown it; [`ObserversId::NONE`] for one that is dropped.
+    pub observers: ObserversId,
+}
+
 /// The forwarding tables of one moment.
 #[derive(Clone, Debug)]
 pub struct Forwarding {
@@ -66,6 +76,7 @@ pub struct Forwarding {
     pub(crate) domain_of: Box<[DomainId]>,
     pub(crate) chains: Box<[Chain]>,
     pub(crate) edges: Edges,
+    pub(crate) observers: Box<[Box<[ServiceId]>]>,
     pub(crate) flow_seed: u64,
 }
 
@@ -73,10 +84,43 @@ pub struct Forwarding {
 pub(crate) struct Port {
     /// At least one.
     pub(crate) domains: Box<[DomainId]>,
-    pub(crate) chain: Option<ChainId>,
+    /// For packets that no rule is for.
+    pub(crate) default: Entrance,
     /// Whether any decision about its packets can hang on their headers.
     pub(crate) needs_header: bool,
-    pub(crate) rules: Box<[Rule]>,
+    /// Whether anybody is shown any of its packets.
+    pub(crate) is_observed: bool,
+    pub(crate) rules: Box<[PortRule]>,
+}
+
+/// Which chain packets enter, and who is shown them.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Entrance {
+    /// Or [`ChainId::NONE`].
+    pub(crate) chain: ChainId,
+    pub(crate) observers: ObserversId,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct PortRule {
+    pub(crate) criteria: Criteria,
+    /// `None`: dropped.
+    pub(crate) entrance: Option<Entrance>,
+}
+
+impl Port {
+    /// What the first rule says that is for a packet; why it is dropped otherwise.
+    #[inline]
+    fn judge(&self, parsed: &packet::Parsed) -> Result<Entrance, DropReason> {
+        for rule in &self.rules {
+            match rule.criteria.evaluate(parsed) {
+                Match::No => {}
+                Match::CannotSay(reason) => return Err(reason),
+                Match::Yes => return rule.entrance.ok_or(DropReason::RuleDrop),
+            }
+        }
+        Ok(self.default)
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -101,38 +145,29 @@ impl Forwarding {
     #[inline]
     #[must_use]
     pub fn ingress(&self, port: PortId, header: &HeaderCopy, live: &Liveness) -> Decision {
-        let mut path =
-            PacketPath { chain: ChainId::NONE, hop: 0, visited: 0, ingress_port: port, flow_hash: 0 };
-        let Some(tables) = self.ports.get(port.index()) else { return drop(path, DropReason::NoChain) };
-        path.chain = tables.chain.unwrap_or(ChainId::NONE);
-        if tables.needs_header { self.classify(path, tables, header, live) } else { self.at_hop(path, live) }
+        self.arrival(port, header, live).decision
     }
 
-    /// Rules and flow hash; `path` starts on the port's own chain.
+    /// As [`Forwarding::ingress`], and who is shown the packet; for ports that are observed.
     #[inline]
-    fn classify(
-        &self,
-        mut path: PacketPath,
-        tables: &Port,
-        header: &HeaderCopy,
-        live: &Liveness,
-    ) -> Decision {
-        let parsed = header.parse();
-        path.flow_hash = parsed.symmetric_hash(self.flow_seed);
-        for rule in &tables.rules {
-            match rule.criteria.evaluate(&parsed) {
-                Match::No => {}
-                Match::CannotSay(reason) => return drop(path, reason),
-                Match::Yes => match rule.action {
-                    RuleAction::Drop => return drop(path, DropReason::RuleDrop),
-                    RuleAction::Chain(chain) => {
-                        path.chain = chain;
-                        return self.at_hop(path, live);
-                    }
-                },
+    #[must_use]
+    pub fn arrival(&self, port: PortId, header: &HeaderCopy, live: &Liveness) -> Arrival {
+        let chain = ChainId::NONE;
+        let mut path = PacketPath { chain, hop: 0, visited: 0, ingress_port: port, flow_hash: 0 };
+        let Some(tables) = self.ports.get(port.index()) else { return refuse(path, DropReason::NoChain) };
+        let mut entrance = tables.default;
+        if tables.needs_header {
+            let parsed = header.parse();
+            path.flow_hash = parsed.symmetric_hash(self.flow_seed);
+            match tables.judge(&parsed) {
+                Ok(found) => entrance = found,
+                Err(reason) => return refuse(PacketPath { chain: entrance.chain, ..path }, reason),
             }
         }
-        self.at_hop(path, live)
+        path.chain = entrance.chain;
+        let decision = self.at_hop(path, live);
+        let is_dropped = matches!(decision.step, Step::Drop(_));
+        Arrival { decision, observers: if is_dropped { ObserversId::NONE } else { entrance.observers } }
     }
 
     /// Where a packet goes that `endpoint` has given back. The caller counts a `verdict_denied` to it.
@@ -305,15 +340,36 @@ impl Forwarding {
         self.ports.get(port.index()).is_some_and(|port| port.needs_header)
     }
 
+    /// Whether anybody is shown any packet of a port: then [`Forwarding::arrival`] is to be asked.
+    #[inline]
+    #[must_use]
+    pub fn is_observed(&self, port: PortId) -> bool {
+        self.ports.get(port.index()).is_some_and(|port| port.is_observed)
+    }
+
+    /// The services of a list of observers.
+    #[must_use]
+    pub fn observers(&self, list: ObserversId) -> &[ServiceId] {
+        self.observers.get(list.index()).map_or(&[], |services| services)
+    }
+
+    /// Of each service in a list of observers, the live instance that is shown the packets of a flow.
+    pub fn observers_of_flow<'f>(
+        &'f self,
+        list: ObserversId,
+        flow_hash: u32,
+        live: &'f Liveness,
+    ) -> impl Iterator<Item = EndpointId> + 'f {
+        let instance = move |service: &ServiceId| instance::choose(self.instances(*service), flow_hash, live);
+        self.observers(list).iter().filter_map(instance)
+    }
+
     /// Every chain that packets of a port may take: by default, or by a rule.
     pub fn chains_from(&self, port: PortId) -> impl Iterator<Item = ChainId> + '_ {
         let tables = self.ports.get(port.index());
-        let by_rule =
-            tables.into_iter().flat_map(|tables| &tables.rules).filter_map(|rule| match rule.action {
-                RuleAction::Chain(chain) => Some(chain),
-                RuleAction::Drop => None,
-            });
-        tables.and_then(|tables| tables.chain).into_iter().chain(by_rule)
+        let by_rule = tables.into_iter().flat_map(|tables| &tables.rules).filter_map(|rule| rule.entrance);
+        let entrances = tables.map(|tables| tables.default).into_iter().chain(by_rule);
+        entrances.map(|entrance| entrance.chain).filter(|chain| *chain != ChainId::NONE)
     }
 
     /// Whether every hop of a chain has a live instance; a paced port is polled only then.
@@ -340,6 +396,11 @@ impl Forwarding {
 #[inline]
 const fn drop(path: PacketPath, reason: DropReason) -> Decision {
     Decision { step: Step::Drop(reason), path }
+}
+
+#[inline]
+const fn refuse(path: PacketPath, reason: DropReason) -> Arrival {
+    Arrival { decision: drop(path, reason), observers: ObserversId::NONE }
 }
 
 #[cfg(test)]

@@ -56,6 +56,10 @@ id!(
     /// An edge between two domains.
     EdgeId(u16)
 );
+id!(
+    /// A list of services that are shown a packet.
+    ObserversId(u16)
+);
 
 /// Most endpoints of one switch.
 pub const ENDPOINTS_MAX: usize = 1024;
@@ -67,5 +71,10 @@ impl ChainId {
 
 impl PortId {
     /// Of a packet that no port received, such as one that an NF made.
+    pub const NONE: Self = Self(u16::MAX);
+}
+
+impl ObserversId {
+    /// Of a packet that nobody is shown.
     pub const NONE: Self = Self(u16::MAX);
 }

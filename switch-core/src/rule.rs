@@ -1,7 +1,7 @@
 //! One ingress rule: what happens to the packets of a port that its criteria are for.
 
 use crate::criteria::Criteria;
-use crate::ids::{ChainId, PortId};
+use crate::ids::{ChainId, PortId, ServiceId};
 
 /// What happens to a packet that a rule matches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,12 +21,14 @@ pub struct Rule {
     pub criteria: Criteria,
     /// What happens to those.
     pub action: RuleAction,
+    /// A service that is shown them besides, as they enter their chain.
+    pub observe: Option<ServiceId>,
 }
 
 impl Rule {
     /// A rule for every packet of a port.
     #[must_use]
     pub fn for_all_of(port: PortId, action: RuleAction) -> Self {
-        Self { port, criteria: Criteria::default(), action }
+        Self { port, criteria: Criteria::default(), action, observe: None }
     }
 }

@@ -6,8 +6,8 @@
 use thiserror::Error;
 
 use crate::edge::{EdgeSpec, Edges};
-use crate::forwarding::{Chain, Forwarding, HOP_LIMIT, Port, Service};
-use crate::ids::{ChainId, DomainId, ENDPOINTS_MAX, EndpointId, PortId, ServiceId};
+use crate::forwarding::{Chain, Entrance, Forwarding, HOP_LIMIT, Port, PortRule, Service};
+use crate::ids::{ChainId, DomainId, ENDPOINTS_MAX, EndpointId, ObserversId, PortId, ServiceId};
 use crate::rule::{Rule, RuleAction};
 
 /// What a service's NFs may name in a verdict, besides next and drop.
@@ -79,6 +79,8 @@ pub struct ChainSpec {
     pub path: Vec<ServiceId>,
     /// The port after the last service.
     pub egress: PortId,
+    /// Services that are shown each packet that a port sends into it.
+    pub observers: Vec<ServiceId>,
 }
 
 /// Everything that a snapshot is built from; ids are positions in these lists.
@@ -145,6 +147,14 @@ pub enum SnapshotError {
         /// Which.
         port: usize,
     },
+    /// A rule that would show what it drops.
+    #[error("rule {rule} drops what it shows to service {service}; observers see what enters a chain")]
+    ObservesDropped {
+        /// Which.
+        rule: usize,
+        /// To whom.
+        service: ServiceId,
+    },
     /// An edge that leads nowhere.
     #[error("edge {edge} leads from domain {domain} to itself")]
     EdgeToItself {
@@ -180,8 +190,13 @@ impl ForwardingSpec {
         self.check_counts()?;
         self.check_references()?;
         self.check_ways()?;
+        let mut lists = ObserverLists::default();
         Ok(Forwarding {
-            ports: self.ports.iter().zip(0..).map(|(port, id)| self.build_port(port, PortId(id))).collect(),
+            ports: (0..)
+                .map(PortId)
+                .zip(&self.ports)
+                .map(|(id, port)| self.build_port(id, port, &mut lists))
+                .collect(),
             services: (0..)
                 .map(ServiceId)
                 .zip(&self.services)
@@ -195,21 +210,39 @@ impl ForwardingSpec {
                 .map(|chain| Chain { path: chain.path.as_slice().into(), egress: chain.egress })
                 .collect(),
             edges: Edges::new(&self.edges),
+            observers: lists.lists.into_iter().map(Vec::into_boxed_slice).collect(),
             flow_seed: self.flow_seed,
         })
     }
 
-    fn build_port(&self, port: &PortSpec, id: PortId) -> Port {
-        let rules: Box<[Rule]> = self.rules.iter().filter(|rule| rule.port == id).cloned().collect();
+    fn build_port(&self, id: PortId, port: &PortSpec, lists: &mut ObserverLists) -> Port {
+        let mut is_observed = false;
+        let mut entrance = |chain: Option<ChainId>, observe: Option<ServiceId>| {
+            let by_chain = chain.map_or(&[][..], |chain| &self.chains[chain.index()].observers);
+            let observers = lists.number(by_chain.iter().copied().chain(observe));
+            is_observed |= observers != ObserversId::NONE;
+            Entrance { chain: chain.unwrap_or(ChainId::NONE), observers }
+        };
+        let default = entrance(port.chain, None);
+        let mut rule = |rule: &Rule| PortRule {
+            criteria: rule.criteria.clone(),
+            entrance: match rule.action {
+                RuleAction::Chain(chain) => Some(entrance(Some(chain), rule.observe)),
+                RuleAction::Drop => None,
+            },
+        };
+        let rules: Box<[PortRule]> =
+            self.rules.iter().filter(|rule| rule.port == id).map(&mut rule).collect();
         let is_shared = port.domains.len() > 1;
         let leads_to_a_choice = || port.chain.is_some_and(|chain| self.leads_to_a_choice(chain));
         let needs_header = is_shared || !rules.is_empty() || leads_to_a_choice();
-        Port { domains: port.domains.as_slice().into(), chain: port.chain, needs_header, rules }
+        Port { domains: port.domains.as_slice().into(), default, needs_header, is_observed, rules }
     }
 
-    /// Whether a service on a chain, or one that a packet can be sent to from there, has several instances.
+    /// Whether a service on a chain, or one that a packet can be sent to or is shown there, has several instances.
     fn leads_to_a_choice(&self, chain: ChainId) -> bool {
-        let mut to_visit = self.chains[chain.index()].path.clone();
+        let ChainSpec { path, observers, .. } = &self.chains[chain.index()];
+        let mut to_visit = [path.as_slice(), observers].concat();
         let mut is_visited = vec![false; self.services.len()];
         while let Some(service) = to_visit.pop() {
             if std::mem::replace(&mut is_visited[service.index()], true) {
@@ -259,6 +292,8 @@ impl ForwardingSpec {
             ("service", self.services.len()),
             ("chain", self.chains.len()),
             ("edge", self.edges.len()),
+            // Each may make one more list of observers.
+            ("port or rule", self.ports.len() + self.rules.len()),
         ];
         for (kind, count) in counts {
             if count >= usize::from(u16::MAX) {
@@ -292,14 +327,21 @@ impl ForwardingSpec {
         }
         for (position, chain) in self.chains.iter().enumerate() {
             self.check_port("chain", position, chain.egress)?;
-            for service in &chain.path {
+            for service in chain.path.iter().chain(&chain.observers) {
                 self.check_service("chain", position, *service)?;
             }
         }
         for (position, rule) in self.rules.iter().enumerate() {
             self.check_port("rule", position, rule.port)?;
-            if let RuleAction::Chain(chain) = rule.action {
-                self.check_chain("rule", position, chain)?;
+            if let Some(service) = rule.observe {
+                self.check_service("rule", position, service)?;
+            }
+            match (rule.action, rule.observe) {
+                (RuleAction::Chain(chain), _) => self.check_chain("rule", position, chain)?,
+                (RuleAction::Drop, None) => {}
+                (RuleAction::Drop, Some(service)) => {
+                    return Err(SnapshotError::ObservesDropped { rule: position, service });
+                }
             }
         }
         Ok(())
@@ -315,6 +357,33 @@ impl ForwardingSpec {
 
     fn check_service(&self, user: &'static str, position: usize, id: ServiceId) -> Result<(), SnapshotError> {
         check_known(user, position, "service", id.0, self.services.len())
+    }
+}
+
+/// The lists of observers that there are, each once.
+#[derive(Default)]
+struct ObserverLists {
+    lists: Vec<Vec<ServiceId>>,
+}
+
+impl ObserverLists {
+    fn number(&mut self, services: impl Iterator<Item = ServiceId>) -> ObserversId {
+        let mut list = Vec::new();
+        services.for_each(|service| {
+            if !list.contains(&service) {
+                list.push(service)
+            }
+        });
+        if list.is_empty() {
+            return ObserversId::NONE;
+        }
+        let known = self.lists.iter().position(|known| *known == list);
+        let position = known.unwrap_or_else(|| {
+            self.lists.push(list);
+            self.lists.len() - 1
+        });
+        // As many lists as ports and rules at most.
+        u16::try_from(position).map_or(ObserversId::NONE, ObserversId)
     }
 }
 

@@ -23,7 +23,7 @@ pub(crate) fn service(may_target: &[Target], when_dead: WhenDead) -> ServiceSpec
 }
 
 pub(crate) fn chain(path: &[u16], egress: PortId) -> ChainSpec {
-    ChainSpec { path: path.iter().copied().map(ServiceId).collect(), egress }
+    ChainSpec { path: path.iter().copied().map(ServiceId).collect(), egress, observers: Vec::new() }
 }
 
 pub(crate) fn spec() -> ForwardingSpec {

@@ -2,14 +2,15 @@
 //!
 //! What is checked is where packets are sent by the tables themselves: from a port to the first hop of its chain
 //! and of its rules' chains, from hop to hop, over a hop that fails open, from the last hop to the egress port,
-//! and from a service to what it may name. An edge that is drawn may still refuse a packet when it comes:
+//! and from a service to what it may name; and to observers, from the domain in which a packet enters its chain.
+//! An edge that is drawn may still refuse a packet when it comes:
 //! [`crate::forwarding::Forwarding::edge`] has the last word.
 
 use std::collections::BTreeSet;
 
 use crate::ids::{ChainId, DomainId, PortId, ServiceId};
 use crate::rule::RuleAction;
-use crate::snapshot::{ForwardingSpec, SnapshotError, Target, WhenDead};
+use crate::snapshot::{ChainSpec, ForwardingSpec, SnapshotError, Target, WhenDead};
 
 /// Something that sends packets on.
 #[derive(Clone, Copy)]
@@ -36,13 +37,13 @@ impl ForwardingSpec {
         }
         for (position, port) in self.ports.iter().enumerate() {
             if let Some(chain) = port.chain {
-                self.check_entry(Sender { kind: "port", position, domains: &port.domains }, chain)?;
+                self.check_entry(Sender { kind: "port", position, domains: &port.domains }, chain, None)?;
             }
         }
         for (position, rule) in self.rules.iter().enumerate() {
             if let RuleAction::Chain(chain) = rule.action {
                 let domains = &self.ports[rule.port.index()].domains;
-                self.check_entry(Sender { kind: "rule", position, domains }, chain)?;
+                self.check_entry(Sender { kind: "rule", position, domains }, chain, rule.observe)?;
             }
         }
         self.check_targets()
@@ -72,9 +73,35 @@ impl ForwardingSpec {
         Ok(())
     }
 
-    fn check_entry(&self, sender: Sender<'_>, chain: ChainId) -> Result<(), SnapshotError> {
-        let chain = &self.chains[chain.index()];
-        self.check_path(sender, &chain.path, chain.egress)
+    fn check_entry(
+        &self,
+        sender: Sender<'_>,
+        chain: ChainId,
+        observe: Option<ServiceId>,
+    ) -> Result<(), SnapshotError> {
+        let ChainSpec { path, egress, observers } = &self.chains[chain.index()];
+        self.check_path(sender, path, *egress)?;
+        for service in observers.iter().chain(&observe) {
+            for domain in self.entry_domains(sender.domains, path, *egress) {
+                self.check_service_way(Sender { domains: &[domain], ..sender }, *service)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The domains in which a packet of a port of `domains` may enter a path: as
+    /// [`crate::forwarding::Forwarding::entry_domain`] for each first step that there can be.
+    fn entry_domains(&self, domains: &[DomainId], path: &[ServiceId], egress: PortId) -> BTreeSet<DomainId> {
+        let entry = |to: &[DomainId]| domains.iter().find(|domain| to.contains(domain)).or(domains.first());
+        let mut found = BTreeSet::new();
+        for service in path {
+            found.extend(self.instances(*service).filter_map(|(_, domain)| entry(&[domain])));
+            if self.services[service.index()].when_dead == WhenDead::Closed {
+                return found;
+            }
+        }
+        found.extend(entry(&self.ports[egress.index()].domains));
+        found
     }
 
     /// To the first hop, over every hop that may be skipped, and to the port if all may be.

@@ -60,6 +60,7 @@ fn chain(chain: &config::Chain) -> ChainSpec {
     ChainSpec {
         path: chain.path.iter().map(|service| ServiceId(service.0)).collect(),
         egress: PortId(chain.egress.0),
+        observers: chain.observers.iter().map(|service| ServiceId(service.0)).collect(),
     }
 }
 
@@ -71,5 +72,6 @@ fn rule(rule: &config::Rule) -> Rule {
             config::RuleAction::Chain(id) => RuleAction::Chain(ChainId(id.0)),
             config::RuleAction::Drop => RuleAction::Drop,
         },
+        observe: rule.observe.map(|service| ServiceId(service.0)),
     }
 }

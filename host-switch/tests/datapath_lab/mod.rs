@@ -351,6 +351,7 @@ pub fn forwarding(spec: &LabSpec) -> Forwarding {
     let chain = |(_, services, egress): &(u16, Vec<u16>, u16)| ChainSpec {
         path: path(services),
         egress: PortId(*egress),
+        observers: Vec::new(),
     };
     ForwardingSpec {
         ports: ports.collect(),

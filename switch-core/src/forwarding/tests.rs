@@ -5,6 +5,7 @@ use shm_ring::desc::{Kind, Verdict};
 use super::*;
 use crate::criteria::Criteria;
 use crate::ids::BufferIndex;
+use crate::rule::{Rule, RuleAction};
 use crate::snapshot::{EndpointSpec, ForwardingSpec, SnapshotError, Target};
 use crate::test_frames::{ipv4, ports, tcp};
 use crate::test_switch::{
@@ -308,7 +309,7 @@ fn all_chains_of_a_port_are_its_own_and_those_of_its_rules() {
 #[test]
 fn refuses_references_past_a_table_and_names_them() {
     type Change = fn(&mut ForwardingSpec);
-    let cases: [(Change, &str); 7] = [
+    let cases: [(Change, &str); 9] = [
         (|s| s.ports[1].chain = Some(ChainId(4)), "port 1 names chain 4, there are 4"),
         (
             |s| s.services[2].may_target.push(Target::Service(ServiceId(4))),
@@ -319,6 +320,14 @@ fn refuses_references_past_a_table_and_names_them() {
         (|s| s.chains[1].egress = PortId(3), "chain 1 names port 3, there are 3"),
         (|s| s.chains[0].path.push(ServiceId(4)), "chain 0 names service 4, there are 4"),
         (|s| s.rules.push(rule(RuleAction::Chain(ChainId(4)))), "rule 0 names chain 4, there are 4"),
+        (|s| s.chains[2].observers.push(ServiceId(4)), "chain 2 names service 4, there are 4"),
+        (
+            |s| {
+                let chain = RuleAction::Chain(ChainId(0));
+                s.rules.push(Rule { observe: Some(ServiceId(4)), ..rule(chain) });
+            },
+            "rule 0 names service 4, there are 4",
+        ),
     ];
     for (change, message) in cases {
         let mut spec = spec();
@@ -380,4 +389,80 @@ fn a_packet_leaves_a_shared_port_from_its_own_domain_and_a_foreign_one_from_the_
     assert_eq!(forwarding.egress_domain(DomainId(2), CLIENT), Some(BLUE));
     assert_eq!(forwarding.egress_domain(RED, SERVER), Some(BLUE));
     assert_eq!(forwarding.egress_domain(RED, PortId(3)), None);
+}
+
+#[test]
+fn observers_of_the_chain_and_of_the_rule_are_shown_a_packet_once_each() {
+    let mut spec = spec();
+    spec.chains[0].observers = vec![ServiceId(2)];
+    spec.rules = vec![
+        Rule { observe: Some(ServiceId(1)), ..rule_for(to_port(22), RuleAction::Chain(ChainId(0))) },
+        Rule { observe: Some(ServiceId(2)), ..rule_for(to_port(23), RuleAction::Chain(ChainId(0))) },
+        Rule { observe: Some(ServiceId(1)), ..rule_for(to_port(24), RuleAction::Chain(ChainId(1))) },
+        rule_for(to_port(25), RuleAction::Chain(ChainId(1))),
+        rule_for(to_port(26), RuleAction::Drop),
+    ];
+    let forwarding = spec.build().unwrap();
+    assert!(forwarding.is_observed(CLIENT) && !forwarding.is_observed(SERVER));
+    let shown = |port| {
+        let arrival = forwarding.arrival(CLIENT, &tcp(1000, port), &all_live());
+        assert_eq!(arrival.decision, forwarding.ingress(CLIENT, &tcp(1000, port), &all_live()));
+        let hash = arrival.decision.path.flow_hash;
+        forwarding.observers_of_flow(arrival.observers, hash, &all_live()).collect::<Vec<_>>()
+    };
+    assert_eq!(shown(22), [SCANNER, ROUTER]);
+    assert_eq!(shown(23), [SCANNER]);
+    assert_eq!(shown(24), [ROUTER]);
+    assert_eq!(shown(25), []);
+    assert_eq!(shown(26), []);
+    assert_eq!(shown(80), [SCANNER]);
+    assert_eq!(forwarding.observers.len(), 3, "equal lists are one");
+}
+
+fn to_port(port: u16) -> Criteria {
+    Criteria { destination_ports: Some(port..=port), ..Criteria::default() }
+}
+
+#[test]
+fn observers_change_nothing_and_see_nothing_that_is_dropped() {
+    let plain = spec().build().unwrap();
+    let mut spec = spec();
+    spec.chains[0].observers = vec![ServiceId(2)];
+    let observed = spec.build().unwrap();
+    let decide = |forwarding: &Forwarding, live: &Liveness| forwarding.arrival(CLIENT, &tcp(1, 2), live);
+    for live in [all_live(), live(&[0, 2]), live(&[2, 3]), live(&[])] {
+        assert_eq!(decide(&plain, &live).decision, decide(&observed, &live).decision);
+    }
+    assert_eq!(decide(&observed, &live(&[2, 3])).observers, ObserversId::NONE, "the firewall is dead");
+    let unseen = decide(&observed, &live(&[0, 2]));
+    assert_ne!(unseen.observers, ObserversId::NONE);
+    assert_eq!(observed.observers_of_flow(unseen.observers, 1, &live(&[0, 2])).count(), 0, "nobody is live");
+}
+
+#[test]
+fn one_instance_of_an_observer_is_shown_all_of_a_flow() {
+    let mut spec = spec();
+    // The firewall with its two instances observes the scanner's chain.
+    spec.ports[0].chain = Some(ChainId(2));
+    spec.services[2].may_target.clear();
+    assert!(!spec.build().unwrap().needs_header(CLIENT));
+    spec.chains[2].observers = vec![ServiceId(0)];
+    let forwarding = spec.build().unwrap();
+    assert!(forwarding.needs_header(CLIENT), "the instance hangs on the flow");
+    let shown = |header: &HeaderCopy| {
+        let arrival = forwarding.arrival(CLIENT, header, &all_live());
+        let hash = arrival.decision.path.flow_hash;
+        forwarding.observers_of_flow(arrival.observers, hash, &all_live()).collect::<Vec<_>>()
+    };
+    let instances: std::collections::BTreeSet<_> = (0..64).map(|port| shown(&tcp(port, 80))).collect();
+    assert_eq!(instances.len(), 2);
+    assert_eq!(shown(&tcp(7, 80)), shown(&tcp(80, 7)));
+}
+
+#[test]
+fn refuses_to_show_what_is_dropped() {
+    let mut spec = spec();
+    spec.rules = vec![Rule { observe: Some(ServiceId(2)), ..rule(RuleAction::Drop) }];
+    let error = spec.build().map(|_| ()).unwrap_err().to_string();
+    assert_eq!(error, "rule 0 drops what it shows to service 2; observers see what enters a chain");
 }

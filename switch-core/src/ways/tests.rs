@@ -125,6 +125,26 @@ fn refuses_a_port_of_nobody_and_an_edge_to_itself() {
     assert_eq!(error, "edge 1 leads from domain 1 to itself");
 }
 
+#[test]
+fn observers_are_where_the_packet_enters_or_behind_an_edge_from_there() {
+    let observed_by_red = |spec: &mut ForwardingSpec| spec.chains[0].observers = vec![ServiceId(3)];
+    let mut one_domain = spec();
+    observed_by_red(&mut one_domain);
+    let error = one_domain.build().map(|_| ()).unwrap_err().to_string();
+    assert_eq!(error, "port 0 of domain 0 leads to endpoint 4 of domain 1, and no edge is drawn");
+    one_domain.edges = vec![edge(BLUE, RED)];
+    assert!(one_domain.build().is_ok());
+    let mut shared = spec();
+    observed_by_red(&mut shared);
+    shared.ports[0].domains = vec![BLUE, RED];
+    assert!(shared.build().is_err(), "the packet enters blue, where its chain begins");
+    let mut by_rule = spec();
+    let to_chain = RuleAction::Chain(ChainId(0));
+    by_rule.rules = vec![Rule { observe: Some(ServiceId(3)), ..Rule::for_all_of(CLIENT, to_chain) }];
+    let error = by_rule.build().map(|_| ()).unwrap_err().to_string();
+    assert_eq!(error, "rule 0 of domain 0 leads to endpoint 4 of domain 1, and no edge is drawn");
+}
+
 /// Where packets lie and go, hop by hop along one chain, with some instances dead: each step from one domain
 /// to another, as the datapath makes them.
 fn crossings(forwarding: &Forwarding, port: PortId, live: &Liveness) -> Vec<(DomainId, DomainId)> {
@@ -163,7 +183,7 @@ fn any_spec() -> impl Strategy<Value = ForwardingSpec> {
     let endpoint = (domain(), 0..4u16)
         .prop_map(|(domain, service)| EndpointSpec { domain, service: ServiceId(service) });
     let chain = (proptest::collection::vec((0..4u16).prop_map(ServiceId), 0..4), 0..2u16)
-        .prop_map(|(path, egress)| ChainSpec { path, egress: PortId(egress) });
+        .prop_map(|(path, egress)| ChainSpec { path, egress: PortId(egress), observers: Vec::new() });
     let edge =
         (domain(), domain()).prop_filter_map("to itself", |(from, to)| (from != to).then(|| edge(from, to)));
     (
