@@ -104,7 +104,7 @@ impl<'w> Host<'w> {
                 pool.push(index);
             }
         }
-        let mut lend = Producer::resume(world.towards.ring(), Some(&world.produced_journal), produced);
+        let lend = Producer::resume(world.towards.ring(), Some(&world.produced_journal), produced);
         lend.publish();
         let mut take = Consumer::resume(world.back.ring(), Some(&world.consumed_journal), consumed);
         take.release();

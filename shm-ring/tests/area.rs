@@ -279,7 +279,7 @@ fn the_host_follows_its_plan_whatever_a_guest_writes_into_the_tables() {
     let host = unsafe { HostArea::adopt(memory.base(), memory.bytes(), &layout) }.unwrap();
     let section = usize::try_from(layout.header().guest_section_offset).unwrap();
     memory.poke(0, &vec![0xff; section]);
-    let mut rings = Producer::new(host.host_to_guest(0, 3).unwrap(), None);
+    let rings = Producer::new(host.host_to_guest(0, 3).unwrap(), None);
     assert!(rings.stage(RawDesc { word0: 1, word1: 2 }));
     rings.publish();
     let at = usize::try_from(layout.rings()[2].produced_offset).unwrap();
@@ -300,7 +300,7 @@ fn words_of_different_writers_never_share_a_page() {
     host.endpoint(0).reset_rings();
     host.endpoint(0).publish(1, 1);
     host.endpoint(1).refuse(1, Refusal::TooOften);
-    let mut towards = Producer::new(host.host_to_guest(1, 3).unwrap(), None);
+    let towards = Producer::new(host.host_to_guest(1, 3).unwrap(), None);
     assert!(towards.stage(RawDesc { word0: u64::MAX, word1: u64::MAX }));
     towards.publish();
     assert_eq!(snapshot(section, memory.bytes()), guest_part);
@@ -315,7 +315,7 @@ fn words_of_different_writers_never_share_a_page() {
     endpoint.counter(GuestCounter::Dropped).add(2);
     endpoint.app_counter(7).unwrap().add(3);
     assert!(endpoint.app_counter(8).is_none());
-    let mut back = Producer::new(guest.rings(1, 3).unwrap().guest_to_host, None);
+    let back = Producer::new(guest.rings(1, 3).unwrap().guest_to_host, None);
     assert!(back.stage(RawDesc { word0: u64::MAX, word1: u64::MAX }));
     back.publish();
     assert_eq!(snapshot(0, section), host_part);
@@ -357,13 +357,13 @@ fn a_handshake_and_a_packet_there_and_back() {
         flags: 0,
         aux: 0,
     };
-    let mut lend = Producer::new(host_pair.host_to_guest, None);
+    let lend = Producer::new(host_pair.host_to_guest, None);
     assert!(lend.stage(lent.pack()));
     lend.publish();
     let mut burst = [RawDesc::default(); 4];
     assert_eq!(Consumer::new(guest_pair.host_to_guest).take(&mut burst), Ok(1));
     assert_eq!(burst[0].unpack(), lent);
-    let mut give_back = Producer::new(guest_pair.guest_to_host, None);
+    let give_back = Producer::new(guest_pair.guest_to_host, None);
     assert!(give_back.stage(Desc { code: Verdict::Next as u8, ..lent }.pack()));
     give_back.publish();
     assert_eq!(Consumer::new(host_pair.guest_to_host).take(&mut burst), Ok(1));
@@ -405,7 +405,7 @@ fn an_nf_attaches_is_replaced_and_its_successor_starts_with_empty_rings() {
     assert!(matches!(first.step(&guest), HandshakeStep::Confirmed { epoch: 1 }));
     assert_eq!(turn(&host, &mut watch, &mut machine), [AttachAction::Feed { epoch: 1 }]);
     assert_eq!(guest.phase(), Some(HostPhase::Attached));
-    let mut lend = Producer::new(host.queue_pairs()[0].host_to_guest, None);
+    let lend = Producer::new(host.queue_pairs()[0].host_to_guest, None);
     assert!(lend.stage(raw) && lend.stage(raw));
     lend.publish();
 

@@ -83,7 +83,7 @@ fn structs() -> Vec<Struct> {
         }
         TargetEntry = netvm_target_entry { kind, reserved, id, name }
         GuestWords = netvm_guest_words {
-            attach_nonce, version, confirmed_epoch, features_accepted, detached_epoch, reaped_epoch, heartbeat, draining_epoch,
+            attach_nonce, version, confirmed_epoch, features_accepted, detached_epoch, reaped_epoch, heartbeat,
             reserved0, counters, reserved1,
         }
         CounterLine = netvm_counter_line { value, want_wakeup, reserved }
@@ -127,7 +127,6 @@ fn constants() -> Vec<(&'static str, u64)> {
         ("NETVM_PHASE_ATTACHED", HostPhase::Attached as u64),
         ("NETVM_PHASE_REFUSED", HostPhase::Refused as u64),
         ("NETVM_PHASE_QUARANTINED", HostPhase::Quarantined as u64),
-        ("NETVM_PHASE_DRAINING", HostPhase::Draining as u64),
         ("NETVM_REFUSAL_VERSION", Refusal::Version as u64),
         ("NETVM_REFUSAL_FEATURES", Refusal::Features as u64),
         ("NETVM_REFUSAL_TOO_OFTEN", Refusal::TooOften as u64),
@@ -376,7 +375,7 @@ fn a_guest_in_c_takes_packets_and_gives_them_back() {
     let mut watch = GuestWatch::default();
     wait_until(&host, &mut machine, &mut watch, AttachState::Attached);
     let pair = host.queue_pairs()[0];
-    let (mut lend, mut take) = (Producer::new(pair.host_to_guest, None), Consumer::new(pair.guest_to_host));
+    let (lend, mut take) = (Producer::new(pair.host_to_guest, None), Consumer::new(pair.guest_to_host));
     let (mut lent, mut back) = (0, 0);
     let mut burst = [RawDesc::default(); 32];
     let deadline = Instant::now() + Duration::from_secs(20);

@@ -57,7 +57,7 @@ fn take(consumer: &mut Consumer<'_>, at_most: usize) -> Vec<RawDesc> {
 #[test]
 fn accepts_exactly_as_many_descriptors_as_there_are_slots() {
     let parts = Parts::new(8, 0);
-    let (mut producer, mut consumer) = parts.ends();
+    let (producer, mut consumer) = parts.ends();
     assert_eq!(producer.room(8), Ok(8));
     for number in 0..8 {
         assert!(producer.stage(desc(number)));
@@ -71,7 +71,7 @@ fn accepts_exactly_as_many_descriptors_as_there_are_slots() {
 #[test]
 fn shows_nothing_before_it_is_published() {
     let parts = Parts::new(8, 0);
-    let (mut producer, mut consumer) = parts.ends();
+    let (producer, mut consumer) = parts.ends();
     assert!(producer.stage(desc(0)));
     assert_eq!(consumer.pending(), Ok(0));
     producer.publish();
@@ -81,7 +81,7 @@ fn shows_nothing_before_it_is_published() {
 #[test]
 fn has_no_new_room_before_the_consumer_releases() {
     let parts = Parts::new(8, 0);
-    let (mut producer, mut consumer) = parts.ends();
+    let (producer, mut consumer) = parts.ends();
     while producer.stage(desc(0)) {}
     producer.publish();
     assert_eq!(take(&mut consumer, 3).len(), 3);
@@ -93,7 +93,7 @@ fn has_no_new_room_before_the_consumer_releases() {
 #[test]
 fn takes_what_came_after_the_last_look_when_the_burst_has_room() {
     let parts = Parts::new(8, 0);
-    let (mut producer, mut consumer) = parts.ends();
+    let (producer, mut consumer) = parts.ends();
     assert!(producer.stage(desc(0)));
     producer.publish();
     assert_eq!(consumer.pending(), Ok(1));
@@ -129,7 +129,7 @@ fn refuses_a_producer_that_takes_back_what_was_taken() {
 #[test]
 fn refuses_a_peer_half_the_number_circle_away() {
     let parts = Parts::new(8, 0);
-    let (mut producer, mut consumer) = parts.ends();
+    let (producer, mut consumer) = parts.ends();
     parts.set_produced(1 << 31);
     assert!(consumer.pending().is_err());
     parts.set_consumed(1 << 31);
@@ -139,7 +139,7 @@ fn refuses_a_peer_half_the_number_circle_away() {
 #[test]
 fn accepts_a_consumer_that_is_a_full_ring_behind_and_refuses_one_more() {
     let parts = Parts::new(8, 100);
-    let mut producer = Producer::resume(parts.ring(), None, 100);
+    let producer = Producer::resume(parts.ring(), None, 100);
     parts.set_consumed(92);
     assert_eq!(producer.room(1), Ok(0));
     parts.set_consumed(91);
@@ -149,7 +149,7 @@ fn accepts_a_consumer_that_is_a_full_ring_behind_and_refuses_one_more() {
 #[test]
 fn refuses_a_consumer_that_is_ahead_of_the_producer() {
     let parts = Parts::new(8, 100);
-    let mut producer = Producer::resume(parts.ring(), None, 100);
+    let producer = Producer::resume(parts.ring(), None, 100);
     parts.set_consumed(100);
     assert_eq!(producer.room(1), Ok(8));
     parts.set_consumed(101);
@@ -165,7 +165,7 @@ fn a_refused_counter_is_an_error_that_names_both_figures() {
 #[test]
 fn a_burst_staged_across_the_end_of_the_memory_comes_out_in_order() {
     let parts = Parts::new(64, 0);
-    let (mut producer, mut consumer) = parts.ends();
+    let (producer, mut consumer) = parts.ends();
     for start in [0, 40, 80, 120] {
         let burst: Vec<_> = (start..start + 40).map(desc).collect();
         assert_eq!(producer.room(40), Ok(64));
@@ -179,7 +179,7 @@ fn a_burst_staged_across_the_end_of_the_memory_comes_out_in_order() {
 #[test]
 fn stages_of_a_burst_what_the_ring_has_room_for_and_not_one_more() {
     let parts = Parts::new(64, 0);
-    let (mut producer, mut consumer) = parts.ends();
+    let (producer, mut consumer) = parts.ends();
     let burst: Vec<_> = (0..65).map(desc).collect();
     assert_eq!(producer.stage_burst(&burst), 64);
     assert_eq!(producer.stage_burst(&burst), 0);
@@ -193,7 +193,7 @@ fn stages_of_a_burst_what_the_ring_has_room_for_and_not_one_more() {
 fn counts_on_where_the_counters_wrap() {
     let start = u32::MAX - 2;
     let parts = Parts::new(8, start);
-    let mut producer = Producer::resume(parts.ring(), None, start);
+    let producer = Producer::resume(parts.ring(), None, start);
     let mut consumer = Consumer::resume(parts.ring(), None, start);
     for round in 0..3 {
         assert_eq!(producer.room(8), Ok(8));
@@ -240,7 +240,7 @@ fn refuses_a_ring_above_the_largest() {
 #[test]
 fn works_at_the_largest_size() {
     let parts = Parts::new(32_768, 0);
-    let (mut producer, mut consumer) = parts.ends();
+    let (producer, mut consumer) = parts.ends();
     let mut staged = 0;
     while producer.stage(desc(staged)) {
         staged += 1;
@@ -254,7 +254,7 @@ fn works_at_the_largest_size() {
 fn a_successor_goes_on_where_the_journals_stop() {
     let parts = Parts::new(8, 0);
     let (produced_journal, consumed_journal) = (AtomicU32::new(0), AtomicU32::new(0));
-    let mut producer = Producer::new(parts.ring(), Some(&produced_journal));
+    let producer = Producer::new(parts.ring(), Some(&produced_journal));
     let mut consumer = Consumer::resume(parts.ring(), Some(&consumed_journal), 0);
     for number in 0..5 {
         assert!(producer.stage(desc(number)));
@@ -273,7 +273,7 @@ fn a_successor_goes_on_where_the_journals_stop() {
     parts.set_consumed(77);
     let mut consumer = Consumer::resume(parts.ring(), Some(&consumed_journal), consumed);
     consumer.release();
-    let mut producer = Producer::resume(parts.ring(), Some(&produced_journal), produced);
+    let producer = Producer::resume(parts.ring(), Some(&produced_journal), produced);
     producer.publish();
     assert_eq!(producer.next_sequence(), 5);
     assert_eq!(producer.room(1), Ok(5));
@@ -326,7 +326,7 @@ proptest! {
     ) {
         let slot_count = 1u32 << slots_log2;
         let parts = Parts::new(slot_count as usize, start);
-        let mut producer = Producer::resume(parts.ring(), None, start);
+        let producer = Producer::resume(parts.ring(), None, start);
         let mut consumer = Consumer::resume(parts.ring(), None, start);
         let mut model = Model::default();
         for step in steps {
@@ -392,7 +392,7 @@ proptest! {
     #[test]
     fn survives_any_counter_of_the_consumer(writes in prop::collection::vec((any::<u32>(), any::<bool>()), 0..50)) {
         let parts = Parts::new(16, 0);
-        let mut producer = Producer::new(parts.ring(), None);
+        let producer = Producer::new(parts.ring(), None);
         for (value, near) in writes {
             let near_value = producer.next_sequence().wrapping_sub(value % 32);
             parts.set_consumed(if near { near_value } else { value });

@@ -75,7 +75,7 @@ impl EndpointLane {
     }
 
     /// Takes up a queue pair whose counters stand at zero.
-    pub(super) fn take_up(&mut self, mut pair: Pair) {
+    pub(super) fn take_up(&mut self, pair: Pair) {
         // Nothing is staged yet, so the room of the ring is its size, whatever the peer has written.
         self.ring_slots = pair.to_guest.room(0).unwrap_or(0);
         self.pair = Some(pair);
