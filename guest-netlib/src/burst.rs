@@ -15,6 +15,7 @@ pub const BURST_PACKETS_MAX: usize = 32;
 pub struct Burst<'q> {
     /// The queue pair and the packets taken from it; none before the first poll.
     queue: Option<&'q QueuePair>,
+    /// Invariant: those from `taken` to `filled` name data inside the buffers of `queue`.
     descs: [RawDesc; BURST_PACKETS_MAX],
     /// Packets taken out already. Invariant: `taken <= filled <= BURST_PACKETS_MAX`.
     taken: usize,
@@ -40,13 +41,19 @@ impl<'q> Burst<'q> {
         self.len() == 0
     }
 
-    /// Where a poll puts what it takes.
+    /// Where a poll puts what it takes. What was not taken out is forgotten: see [`Burst::finish`].
+    #[inline(always)]
     pub(crate) fn room(&mut self) -> &mut [RawDesc; BURST_PACKETS_MAX] {
+        (self.taken, self.filled) = (0, 0);
         &mut self.descs
     }
 
     /// Takes up the first `filled` descriptors of the room: packets of `queue`, not given back yet.
-    pub(crate) fn hold(&mut self, queue: &'q QueuePair, filled: usize) {
+    ///
+    /// # Safety
+    /// Each of them has passed [`crate::packet::is_inside`] for the buffers of `queue`.
+    #[inline(always)]
+    pub(crate) unsafe fn hold(&mut self, queue: &'q QueuePair, filled: usize) {
         self.queue = Some(queue);
         self.taken = 0;
         self.filled = filled.min(BURST_PACKETS_MAX);
@@ -71,7 +78,7 @@ impl<'q> Burst<'q> {
         }
         for raw in &self.descs[self.taken..self.filled] {
             let code = Verdict::Drop as u8;
-            queue.give_back(Desc { code, aux: 0, ..raw.unpack() });
+            queue.give_back(Desc { code, aux: 0, ..raw.unpack() }.pack(), Verdict::Drop);
         }
         self.taken = self.filled;
     }
@@ -92,11 +99,11 @@ impl<'q> Iterator for Burst<'q> {
             return None;
         }
         let queue = self.queue?;
-        let desc = self.descs[self.taken].unpack();
+        let raw = *self.descs.get(self.taken)?;
         self.taken += 1;
-        // Always there: `poll` keeps only descriptors that pass this check.
-        let held = Held::new(queue, &desc)?;
-        Some(Packet::new(held, desc.aux))
+        // SAFETY: by the invariant of `descs`; `taken` was below `filled`.
+        let held = unsafe { Held::new_unchecked(queue, raw) };
+        Some(Packet::new(held))
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {

@@ -35,7 +35,7 @@ impl<'q> EmptyBuffer<'q> {
     /// Most bytes of a frame here.
     #[must_use]
     pub fn room_bytes(&self) -> usize {
-        usize::from(self.held.len_bytes) + usize::from(self.held.tailroom_bytes())
+        usize::from(self.held.len_bytes()) + usize::from(self.held.tailroom_bytes())
     }
 
     /// Copies `frame` into the buffer, which makes it a packet.
@@ -70,17 +70,10 @@ impl<'q> EmptyBuffer<'q> {
         let Some(fitting) = fitting else {
             return Err(FillError { wanted_bytes: len_bytes, room_bytes, buffer: self });
         };
-        let mut held = self.into_held();
-        held.len_bytes = fitting;
+        // The buffer leaves as a packet, so dropping `self` must not give it back.
+        let held = ManuallyDrop::new(self).held.made(fitting);
         held.queue.count_made();
-        Ok(Packet::new(held, 0))
-    }
-
-    /// Takes the hold out, so that dropping `self` gives nothing back.
-    fn into_held(self) -> Held<'q> {
-        let this = ManuallyDrop::new(self);
-        let Held { queue, start, index, offset_bytes, len_bytes, generation } = this.held;
-        Held { queue, start, index, offset_bytes, len_bytes, generation }
+        Ok(Packet::new(held))
     }
 }
 
@@ -96,7 +89,7 @@ impl Drop for EmptyBuffer<'_> {
 impl fmt::Debug for EmptyBuffer<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("EmptyBuffer")
-            .field("buffer_index", &self.held.index)
+            .field("buffer_index", &self.held.index())
             .field("room_bytes", &self.room_bytes())
             .finish()
     }

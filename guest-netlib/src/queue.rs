@@ -28,7 +28,7 @@ use shm_ring::ring::{Consumer, PeerCounterError, Producer};
 use crate::burst::{BURST_PACKETS_MAX, Burst};
 use crate::device::Device;
 use crate::empty::EmptyBuffer;
-use crate::packet::Held;
+use crate::packet::{Held, is_inside};
 use crate::region::Buffers;
 use crate::shown::{QueueCounters, Shown};
 
@@ -75,15 +75,15 @@ pub enum PollError {
 #[derive(Debug)]
 pub struct QueuePair {
     incoming: RefCell<Consumer<'static>>,
-    outgoing: RefCell<Producer<'static>>,
+    outgoing: Producer<'static>,
     /// Empty buffers that wait for [`QueuePair::take_empty`]; room for the whole credit from the start.
     empties: RefCell<Vec<Desc>>,
     buffers: Buffers,
     words: GuestEndpoint<'static>,
     epoch: u32,
     lcore: u16,
-    /// Verdicts are staged that the switch has not been shown.
-    unpublished: Cell<bool>,
+    /// Position in the outgoing ring up to which the switch has been shown verdicts.
+    published: Cell<u32>,
     /// What ended this queue pair; polls report it.
     fault: Cell<Option<PollError>>,
     polls_to_beat: Cell<u32>,
@@ -95,12 +95,16 @@ pub struct QueuePair {
     _device: Arc<Device>,
 }
 
-/// [`QueueCounters`], one cell each: the hot path moves one at a time.
+/// What [`QueueCounters`] are made of, one cell each. Most packets are sent on, so that is what nobody counts:
+/// it is what was given back, less the exceptions.
 #[derive(Debug, Default)]
 struct Counts {
     received: Cell<u64>,
-    sent: Cell<u64>,
+    /// Shown to the switch, with whatever verdict.
+    given_back: Cell<u64>,
     dropped: Cell<u64>,
+    /// Empty buffers given back unused.
+    unused: Cell<u64>,
     made: Cell<u64>,
     empty_polls: Cell<u64>,
 }
@@ -123,13 +127,13 @@ impl QueuePair {
         let credit = words.facts().credit_buffers.min(RING_SLOTS_MAX);
         Self {
             incoming: RefCell::new(Consumer::new(pair.host_to_guest)),
-            outgoing: RefCell::new(Producer::new(pair.guest_to_host, None)),
+            outgoing: Producer::new(pair.guest_to_host, None),
             empties: RefCell::new(Vec::with_capacity(credit as usize)),
             buffers: device.buffers(),
             words,
             epoch,
             lcore: pair.lcore,
-            unpublished: Cell::new(false),
+            published: Cell::new(0),
             fault: Cell::new(None),
             polls_to_beat: Cell::new(POLLS_PER_BEAT),
             counts: Counts::default(),
@@ -166,8 +170,11 @@ impl QueuePair {
         self.check_attached()?;
         let room = &mut burst.room()[..packets_max.min(BURST_PACKETS_MAX)];
         let taken = self.take(room)?;
+        // Behind this come the verdicts on these packets, into as many slots.
+        self.outgoing.prefetch_slots(taken);
         let packets = self.keep_packets(&mut room[..taken]);
-        burst.hold(self, packets);
+        // SAFETY: `keep_packets` has moved to the front what passed the check, and nobody wrote there since.
+        unsafe { burst.hold(self, packets) };
         self.count_poll(packets);
         Ok(packets)
     }
@@ -175,25 +182,32 @@ impl QueuePair {
     /// Shows the switch the verdicts given so far. Needed only before a pause without a poll.
     #[inline]
     pub fn flush(&self) {
-        if self.unpublished.replace(false) {
-            self.outgoing.borrow_mut().publish();
+        let staged = self.outgoing.next_sequence();
+        let more = staged.wrapping_sub(self.published.get());
+        if more > 0 {
+            self.outgoing.publish();
+            self.published.set(staged);
+            count(&self.counts.given_back, u64::from(more));
         }
     }
 
     /// An empty buffer to make a packet in, if the switch has lent one; polling brings them in.
     pub fn take_empty(&self) -> Option<EmptyBuffer<'_>> {
         let desc = self.empties.borrow_mut().pop()?;
-        // Always there: `keep_packets` keeps only descriptors that pass this check.
-        Some(EmptyBuffer::new(Held::new(self, &desc)?))
+        // Always there: `put_aside` keeps only descriptors that pass this check.
+        Some(EmptyBuffer::new(Held::new(self, desc.pack())?))
     }
 
     /// What was moved since the attach.
     #[must_use]
     pub fn counters(&self) -> QueueCounters {
+        let staged = self.outgoing.next_sequence();
+        let given_back = self.counts.given_back.get() + u64::from(staged.wrapping_sub(self.published.get()));
+        let (dropped, unused) = (self.counts.dropped.get(), self.counts.unused.get());
         QueueCounters {
             received: self.counts.received.get(),
-            sent: self.counts.sent.get(),
-            dropped: self.counts.dropped.get(),
+            sent: given_back - dropped - unused,
+            dropped,
             made: self.counts.made.get(),
             empty_polls: self.counts.empty_polls.get(),
         }
@@ -207,31 +221,32 @@ impl QueuePair {
         count(&self.counts.made, 1);
     }
 
-    /// Stages one descriptor on its way home.
+    /// Stages one descriptor on its way home; its code is that of `verdict`.
     #[inline(always)]
-    pub(crate) fn give_back(&self, desc: Desc) {
-        match Verdict::from_code(desc.code) {
-            Some(Verdict::Drop) => count(&self.counts.dropped, 1),
-            Some(Verdict::ReturnEmpty) | None => {}
-            Some(_) => count(&self.counts.sent, 1),
+    pub(crate) fn give_back(&self, raw: RawDesc, verdict: Verdict) {
+        if !self.outgoing.stage(raw) && !self.give_back_to_a_full_ring(raw.word0, raw.word1) {
+            return;
         }
-        if !self.outgoing.borrow_mut().stage(desc.pack()) {
-            self.give_back_to_a_full_ring(desc);
+        match verdict {
+            Verdict::Drop => count(&self.counts.dropped, 1),
+            Verdict::ReturnEmpty => count(&self.counts.unused, 1),
+            Verdict::Next | Verdict::ToService | Verdict::ToPort => {}
         }
-        self.unpublished.set(true);
     }
 
-    /// Looks how far the switch has read by now, and tries once more.
+    /// Looks how far the switch has read by now, and tries once more; whether that helped.
     #[cold]
-    fn give_back_to_a_full_ring(&self, desc: Desc) {
-        let mut outgoing = self.outgoing.borrow_mut();
-        let fault = match outgoing.room(1) {
-            Ok(_) if outgoing.stage(desc.pack()) => return,
+    #[inline(never)]
+    fn give_back_to_a_full_ring(&self, word0: u64, word1: u64) -> bool {
+        let fault = match self.outgoing.room(1) {
+            // Words, so that the caller keeps its descriptor in registers.
+            Ok(_) if self.outgoing.stage(RawDesc { word0, word1 }) => return true,
             Ok(_) => PollError::NoRoomToReturn,
             Err(err) => PollError::Counter(err),
         };
         // The buffer goes home when this epoch ends; polls report the fault, and that ends it.
         self.fault.set(Some(fault));
+        false
     }
 
     #[inline(always)]
@@ -239,10 +254,7 @@ impl QueuePair {
         if let Some(fault) = self.fault.get() {
             return Err(fault);
         }
-        let served = matches!(
-            self.words.phase(),
-            Some(HostPhase::Published | HostPhase::Attached | HostPhase::Draining)
-        );
+        let served = matches!(self.words.phase(), Some(HostPhase::Published | HostPhase::Attached));
         if !served || self.words.host_epoch() != self.epoch {
             return Err(PollError::Detached { ours: self.epoch });
         }
@@ -263,23 +275,39 @@ impl QueuePair {
     /// names no part of the region is a fault that the next poll reports.
     #[inline(always)]
     fn keep_packets(&self, taken: &mut [RawDesc]) -> usize {
+        // Nearly always all of them are packets, and nothing is to be moved.
+        let is_packet = |raw: &RawDesc| {
+            let Desc { code, flags, .. } = raw.unpack();
+            // Not `&&`: one branch for the burst instead of three for each packet.
+            (code == Kind::Packet as u8) & (flags == 0) & is_inside(self.buffers, *raw)
+        };
+        if taken.iter().fold(true, |all, raw| all & is_packet(raw)) {
+            return taken.len();
+        }
+        self.sort_out(taken)
+    }
+
+    /// As [`QueuePair::keep_packets`], for a burst that does not hold packets only.
+    #[cold]
+    fn sort_out(&self, taken: &mut [RawDesc]) -> usize {
         let mut packets = 0;
         for at in 0..taken.len() {
             let raw = taken[at];
-            let desc = raw.unpack();
-            if desc.code == Kind::Packet as u8 && desc.flags == 0 && Held::new(self, &desc).is_some() {
+            let Desc { code, flags, .. } = raw.unpack();
+            if code == Kind::Packet as u8 && flags == 0 && is_inside(self.buffers, raw) {
                 taken[packets] = raw;
                 packets += 1;
             } else {
-                self.put_aside(desc);
+                self.put_aside(raw);
             }
         }
         packets
     }
 
     #[cold]
-    fn put_aside(&self, desc: Desc) {
-        let empty = desc.code == Kind::Empty as u8 && desc.flags == 0 && Held::new(self, &desc).is_some();
+    fn put_aside(&self, raw: RawDesc) {
+        let desc = raw.unpack();
+        let empty = desc.code == Kind::Empty as u8 && desc.flags == 0 && is_inside(self.buffers, raw);
         let mut empties = self.empties.borrow_mut();
         if empty && empties.len() < empties.capacity() {
             empties.push(desc);
@@ -327,7 +355,8 @@ impl QueuePair {
         }
         drop(burst);
         for empty in self.empties.take() {
-            self.give_back(Desc { code: Verdict::ReturnEmpty as u8, aux: 0, ..empty });
+            let unused = Desc { code: Verdict::ReturnEmpty as u8, aux: 0, ..empty };
+            self.give_back(unused.pack(), Verdict::ReturnEmpty);
         }
         self.flush();
         self.beat();

@@ -57,22 +57,24 @@ impl Region {
 }
 
 impl Buffers {
-    /// Where buffer `index` starts; none past the last.
+    /// Where buffer `index` starts.
+    ///
+    /// # Safety
+    /// `index` is below [`Buffers::count`].
     #[inline(always)]
-    pub(crate) fn start(&self, index: u32) -> Option<NonNull<u8>> {
-        if index >= self.count {
-            return None;
-        }
+    pub(crate) unsafe fn start_unchecked(&self, index: u32) -> NonNull<u8> {
         let offset = index as usize * self.stride_bytes as usize;
-        // SAFETY: `index` is below `count`, and the geometry was checked so that `count` strides from `first`
-        // lie inside the mapping.
-        Some(unsafe { self.first.add(offset) })
+        // SAFETY: `index` is below `count`, by the caller, and the geometry was checked so that `count` strides
+        // from `first` lie inside the mapping.
+        unsafe { self.first.add(offset) }
     }
 
+    #[inline(always)]
     pub(crate) fn stride_bytes(&self) -> u32 {
         self.stride_bytes
     }
 
+    #[inline(always)]
     pub(crate) fn count(&self) -> u32 {
         self.count
     }

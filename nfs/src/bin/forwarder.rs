@@ -41,6 +41,7 @@ fn forward(args: Args) -> Result<(), NfError> {
     args.common.conclude("forwarder", run)
 }
 
+#[inline]
 fn touch_and_pass(mut packet: Packet<'_>) {
     // A frame too short for an Ethernet header passes as it is: a forwarder judges nothing.
     if let Ok(mut ethernet) = EthernetMut::parse(packet.data_mut()) {
