@@ -135,6 +135,8 @@ pub(crate) struct Service {
 #[derive(Clone, Debug)]
 pub(crate) struct Chain {
     pub(crate) path: Box<[ServiceId]>,
+    /// Whether a packet on it can get to a service with several instances.
+    pub(crate) leads_to_a_choice: bool,
     pub(crate) egress: PortId,
 }
 
@@ -362,6 +364,14 @@ impl Forwarding {
     ) -> impl Iterator<Item = EndpointId> + 'f {
         let instance = move |service: &ServiceId| instance::choose(self.instances(*service), flow_hash, live);
         self.observers(list).iter().filter_map(instance)
+    }
+
+    /// Whether the way of a packet on `chain` hangs on its flow: a service that it can get to has several
+    /// instances.
+    #[inline]
+    #[must_use]
+    pub fn chooses_by_flow(&self, chain: ChainId) -> bool {
+        self.chains.get(chain.index()).is_none_or(|chain| chain.leads_to_a_choice)
     }
 
     /// Every chain that packets of a port may take: by default, or by a rule.

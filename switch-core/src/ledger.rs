@@ -9,17 +9,20 @@ use crate::transition::HolderState;
 ///
 /// No pointers, no padding; all zero is a buffer in the pool that was never lent. A new switch process reads
 /// what its predecessor left, so a change of this layout is a change of the file's version.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[repr(C)]
+///
+/// The first word says who holds the buffer and where on its way the packet is, the second one which way that
+/// is: [`crate::passage`] compares and replaces whole words.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C, align(32))]
 pub struct LedgerEntry {
     /// A [`HolderState`] code. Written last when a buffer is lent: see [`crate::shard::Shard::lend`].
     pub state: u8,
+    /// The [`shm_ring::desc::Kind`] code under which the buffer was lent last.
+    pub kind: u8,
     /// Position in the chain's path at which the packet is; the path's length means the egress port.
     pub hop: u8,
-    /// Traffic class.
-    pub class: u8,
-    /// Offload flags of the host's own metadata.
-    pub offload_flags: u8,
+    /// Endpoints that have had the packet so far.
+    pub visited: u8,
     /// The holder, in the states `Endpoint` and `Quarantined`; else the last one.
     pub endpoint: u16,
     /// Rises (and wraps) each time the buffer comes home from an endpoint, so old descriptors die.
@@ -28,25 +31,25 @@ pub struct LedgerEntry {
     pub chain: u16,
     /// The port that received the packet, or [`PortId::NONE`].
     pub ingress_port: u16,
-    /// Tag control information of a VLAN tag that the NIC has taken off; 0 = none.
-    pub vlan: u16,
-    /// Observer references. They never make a holder; 0 of a buffer in the pool.
-    pub observer_count: u16,
     /// Hash of the flow, equal in both directions.
     pub flow_hash: u32,
     /// Position in the host_to_guest ring at hand-over.
     pub ring_sequence: u32,
     /// Coarse host time at ingress, milliseconds, wrapping.
     pub host_time_ms: u32,
-    /// Endpoints that have had the packet so far.
-    pub visited: u8,
-    /// The [`shm_ring::desc::Kind`] code under which the buffer was lent last.
-    pub kind: u8,
+    /// Tag control information of a VLAN tag that the NIC has taken off; 0 = none.
+    pub vlan: u16,
+    /// Observer references. They never make a holder; 0 of a buffer in the pool.
+    pub observer_count: u16,
+    /// Traffic class.
+    pub class: u8,
+    /// Offload flags of the host's own metadata.
+    pub offload_flags: u8,
     /// Zero.
     pub reserved: [u8; 2],
 }
 
-const _: () = assert!(size_of::<LedgerEntry>() == 32 && align_of::<LedgerEntry>() == 4);
+const _: () = assert!(size_of::<LedgerEntry>() == 32 && align_of::<LedgerEntry>() == 32);
 
 impl LedgerEntry {
     /// Who holds the buffer; `None` for a code that this version does not know.
@@ -118,23 +121,23 @@ mod tests {
         assert_eq!(size_of::<LedgerEntry>(), 32);
         let offsets = [
             offset_of!(LedgerEntry, state),
+            offset_of!(LedgerEntry, kind),
             offset_of!(LedgerEntry, hop),
-            offset_of!(LedgerEntry, class),
-            offset_of!(LedgerEntry, offload_flags),
+            offset_of!(LedgerEntry, visited),
             offset_of!(LedgerEntry, endpoint),
             offset_of!(LedgerEntry, generation),
             offset_of!(LedgerEntry, chain),
             offset_of!(LedgerEntry, ingress_port),
-            offset_of!(LedgerEntry, vlan),
-            offset_of!(LedgerEntry, observer_count),
             offset_of!(LedgerEntry, flow_hash),
             offset_of!(LedgerEntry, ring_sequence),
             offset_of!(LedgerEntry, host_time_ms),
-            offset_of!(LedgerEntry, visited),
-            offset_of!(LedgerEntry, kind),
+            offset_of!(LedgerEntry, vlan),
+            offset_of!(LedgerEntry, observer_count),
+            offset_of!(LedgerEntry, class),
+            offset_of!(LedgerEntry, offload_flags),
             offset_of!(LedgerEntry, reserved),
         ];
-        assert_eq!(offsets, [0, 1, 2, 3, 4, 6, 8, 10, 12, 14, 16, 20, 24, 28, 29, 30]);
+        assert_eq!(offsets, [0, 1, 2, 3, 4, 6, 8, 10, 12, 16, 20, 24, 26, 28, 29, 30]);
     }
 
     #[test]

@@ -17,31 +17,40 @@ use crate::transition::HolderState;
 
 /// Bits of a descriptor's second word that hold the generation.
 const GENERATION: u64 = 0xffff;
-/// Bits of [`head`] that no decision hangs on: class and offload flags.
-const HEAD_FREE: u64 = 0xffff << 16;
+
+/// The eight-byte words of an entry. The first is holder state, kind, hop, endpoints visited, holder and
+/// generation; the second is chain, ingress port and flow hash.
+type Words = [u64; 4];
+/// Where word 0 has the generation.
+const GENERATION_SHIFT: u32 = 48;
+/// The flow hash in word 1.
+const FLOW_HASH: u64 = 0xffff_ffff << 32;
+
+const _: () = assert!(cfg!(target_endian = "little"), "shifts and masks are for little-endian words");
 
 /// One answered question: who gave the packet with which verdict and path, and to whom it goes with which.
 #[derive(Clone, Copy, Debug)]
 pub struct Passage {
     pub(crate) from: EndpointId,
     pub(crate) to: EndpointId,
-    /// [`head`] of an entry, with generation and free bits zero.
+    /// Word 0 of an entry, generation zero.
     head: u64,
-    /// [`origin`] of an entry.
-    origin: u32,
-    flow_hash: u32,
-    /// [`tail`] of an entry.
-    tail: u16,
+    /// Word 1 of an entry, under `way_mask`.
+    way: u64,
+    /// All of word 1, or all but the flow hash when every flow gets the same answer.
+    way_mask: u64,
     /// The second word of a descriptor given back, generation zero.
     given: u64,
     /// The second word of a descriptor lent on, generation zero.
     lent: u64,
-    next: PacketPath,
+    /// Word 0 of the entry between the two holders, generation zero.
+    next_head: u64,
 }
 
 impl Passage {
     /// The passage of packets like `returned`, a packet that `from` gave back and whose checks it has passed;
-    /// `next` and `mark` are what the tables decided for it. None for what was lent empty.
+    /// `next` and `mark` are what the tables decided for it, for its flow only if `by_flow`. None for what was
+    /// lent empty, and for a packet that changes its chain.
     #[must_use]
     pub fn of(
         from: EndpointId,
@@ -49,13 +58,20 @@ impl Passage {
         to: EndpointId,
         next: PacketPath,
         mark: u32,
+        by_flow: bool,
     ) -> Option<Self> {
-        if returned.kind != Kind::Packet {
+        let PacketPath { hop, visited, .. } = next;
+        if returned.kind != Kind::Packet || next != (PacketPath { hop, visited, ..returned.path }) {
             return None;
         }
         let (state, kind) = (HolderState::Endpoint as u8, Kind::Packet as u8);
         let mut entry = LedgerEntry { state, kind, endpoint: from.0, ..LedgerEntry::default() };
         entry.set_path(returned.path);
+        let [head, way, ..] = *words(&entry);
+        entry.state = HolderState::Lcore as u8;
+        entry.endpoint = to.0;
+        entry.set_path(next);
+        let way_mask = if by_flow { u64::MAX } else { !FLOW_HASH };
         let blank = Desc {
             buffer_index: 0,
             data_offset_bytes: 0,
@@ -68,13 +84,12 @@ impl Passage {
         Some(Self {
             from,
             to,
-            head: head(&entry),
-            origin: origin(&entry),
-            flow_hash: entry.flow_hash,
-            tail: tail(&entry),
+            head,
+            way: way & way_mask,
+            way_mask,
             given: blank.pack().word1,
             lent: Desc { code: Kind::Packet as u8, aux: mark, ..blank }.pack().word1,
-            next,
+            next_head: words(&entry)[0],
         })
     }
 
@@ -93,61 +108,47 @@ impl Passage {
     }
 
     /// Whether the buffer of `entry` was given back by this very loan, as a packet of this passage, with data
-    /// inside the buffer that is a frame.
+    /// inside the buffer that is a frame. All comparisons go into one branch: they nearly always hold.
     #[inline(always)]
     pub(crate) fn carries(&self, entry: &LedgerEntry, raw: RawDesc, limits: &FrameLimits) -> bool {
-        // Holder state, hop, holder and generation in one comparison.
-        let expected = self.head | raw.word1 << 48;
+        let [head, way, ..] = *words(entry);
+        let mut differs = head ^ (self.head | raw.word1 << GENERATION_SHIFT);
+        differs |= raw.word1 & !GENERATION ^ self.given;
+        differs |= way & self.way_mask ^ self.way;
         let Desc { data_offset_bytes, data_len_bytes, .. } = raw.unpack();
-        // u32, because u16 + u16 can wrap to a small, "valid" end.
-        let end_bytes = u32::from(data_offset_bytes) + u32::from(data_len_bytes);
-        head(entry) & !HEAD_FREE == expected
-            && raw.word1 & !GENERATION == self.given
-            && origin(entry) == self.origin
-            && entry.flow_hash == self.flow_hash
-            && tail(entry) == self.tail
-            && end_bytes <= limits.stride_bytes
-            && data_len_bytes >= limits.frame_bytes_min
-            && data_len_bytes <= limits.frame_bytes_max
+        let (offset_bytes, len_bytes) = (u32::from(data_offset_bytes), u32::from(data_len_bytes));
+        let (min, max) = (u32::from(limits.frame_bytes_min), u32::from(limits.frame_bytes_max));
+        // u32, because u16 + u16 can wrap to a small, "valid" end; below `min` the difference is beyond any u16.
+        (differs == 0)
+            & (offset_bytes + len_bytes <= limits.stride_bytes)
+            & (len_bytes.wrapping_sub(min) <= max.wrapping_sub(min))
     }
 
-    /// Takes the buffer back and lends it on, in the ledger. Endpoint → Lcore → Endpoint, with every store in
-    /// the order of the two steps: see [`LedgerEntry::come_home`] and [`crate::shard::Shard::lend`]. Returns the
-    /// second word of the descriptor for the next holder.
+    /// Takes the buffer back and lends it on, in the ledger. Endpoint → Lcore → Endpoint, in the order of the two
+    /// steps: the state leaves the old holder together with everything that names it, in one store of a word,
+    /// which no kill can divide; the new holder's state comes last. See [`LedgerEntry::come_home`] and
+    /// [`crate::shard::Shard::lend`]. Returns the second word of the descriptor for the next holder.
     #[inline(always)]
-    pub(crate) fn carry(&self, entry: &mut LedgerEntry, sequence: u32) -> u64 {
-        entry.come_home();
-        entry.set_path(self.next);
-        entry.endpoint = self.to.0;
+    pub(crate) fn carry(&self, entry: &mut LedgerEntry, raw: RawDesc, sequence: u32) -> u64 {
+        let generation = raw.word1.wrapping_add(1);
+        words_mut(entry)[0] = self.next_head | generation << GENERATION_SHIFT;
+        // AcqRel, twice: as in `Shard::lend`, no store moves behind or before the state's.
+        compiler_fence(Ordering::AcqRel);
         entry.ring_sequence = sequence;
-        // AcqRel: as in `Shard::lend`, no store moves behind or before the state's.
         compiler_fence(Ordering::AcqRel);
         entry.state = HolderState::Endpoint as u8;
-        self.lent | u64::from(entry.generation)
+        self.lent | generation & GENERATION
     }
 }
 
-/// The first eight bytes of an entry, as they lie in memory: the compiler makes one load of it.
 #[inline(always)]
-const fn head(entry: &LedgerEntry) -> u64 {
-    entry.state as u64
-        | (entry.hop as u64) << 8
-        | (entry.class as u64) << 16
-        | (entry.offload_flags as u64) << 24
-        | (entry.endpoint as u64) << 32
-        | (entry.generation as u64) << 48
+fn words(entry: &LedgerEntry) -> &Words {
+    bytemuck::must_cast_ref(entry)
 }
 
-/// Chain and ingress port.
 #[inline(always)]
-const fn origin(entry: &LedgerEntry) -> u32 {
-    entry.chain as u32 | (entry.ingress_port as u32) << 16
-}
-
-/// Endpoints visited, and the kind.
-#[inline(always)]
-const fn tail(entry: &LedgerEntry) -> u16 {
-    entry.visited as u16 | (entry.kind as u16) << 8
+fn words_mut(entry: &mut LedgerEntry) -> &mut Words {
+    bytemuck::must_cast_mut(entry)
 }
 
 #[cfg(test)]

@@ -327,12 +327,12 @@ impl<'f> Shard<'f> {
         let mut passed: u32 = 0;
         for desc in &mut *descs {
             let raw = *desc;
-            let local = local_index(raw.unpack().buffer_index, first, size);
-            let Some(entry) = local.and_then(|local| entries.get_mut(local)) else { break };
+            let local = index_or_none(raw.unpack().buffer_index, first, size);
+            let Some(entry) = entries.get_mut(local) else { break };
             if !passage.carries(entry, raw, &limits) {
                 break;
             }
-            desc.word1 = passage.carry(entry, sequence.wrapping_add(passed));
+            desc.word1 = passage.carry(entry, raw, sequence.wrapping_add(passed));
             passed += 1;
         }
         self.held[from] = self.held[from].saturating_sub(passed);
@@ -463,28 +463,35 @@ impl<'f> Shard<'f> {
 }
 
 /// Where an index of the region lies in the shard of `size` entries from `first`; `None` for another shard's.
-///
-/// The mask is not for the program's flow but for the processor's guesses: when the comparison is
-/// mispredicted, a guest's index is 0 instead of an address of the guest's choosing.
 #[inline(always)]
 fn local_index(index: u32, first: u32, size: u32) -> Option<usize> {
-    let local = index.wrapping_sub(first);
-    if cfg!(feature = "sabotage-bound") {
-        return Some((local % size.max(1)) as usize);
-    }
-    if local >= size {
-        return None;
-    }
-    Some((local & index_mask(local, size)) as usize)
+    let local = index_or_none(index, first, size);
+    (local != NO_INDEX).then_some(local)
 }
 
-/// All ones for `local < size`, else 0, without a branch; for a `size` of at most 2³¹.
+/// No slice is that long, so that a lookup with it finds nothing.
+const NO_INDEX: usize = u32::MAX as usize;
+
+/// As [`local_index`], but [`NO_INDEX`] for another shard's: the lookup is the only branch.
+///
+/// There is no comparison here, not for the program's flow but for the processor's guesses: while the lookup's
+/// own check is mispredicted, a foreign index reads at [`NO_INDEX`], and never at an address of a guest's choosing.
+#[inline(always)]
+fn index_or_none(index: u32, first: u32, size: u32) -> usize {
+    let local = index.wrapping_sub(first);
+    if cfg!(feature = "sabotage-bound") {
+        return (local % size.max(1)) as usize;
+    }
+    (local | outside_mask(local, size)) as usize
+}
+
+/// 0 for `local < size`, else all ones, without a branch; for a `size` of at most 2³¹.
 ///
 /// Below 2³¹ the sign of the difference says it, above the sign of `local` does. The compiler cannot fold this
 /// behind a comparison of the two, because it does not know the bound of `size`.
 #[inline(always)]
-const fn index_mask(local: u32, size: u32) -> u32 {
-    ((local.wrapping_sub(size) & !local).cast_signed() >> 31).cast_unsigned()
+const fn outside_mask(local: u32, size: u32) -> u32 {
+    ((size.wrapping_sub(1).wrapping_sub(local) | local).cast_signed() >> 31).cast_unsigned()
 }
 
 #[cfg(test)]

@@ -207,7 +207,8 @@ impl ForwardingSpec {
             chains: self
                 .chains
                 .iter()
-                .map(|chain| Chain { path: chain.path.as_slice().into(), egress: chain.egress })
+                .zip(0..)
+                .map(|(chain, id)| self.build_chain(chain, ChainId(id)))
                 .collect(),
             edges: Edges::new(&self.edges),
             observers: lists.lists.into_iter().map(Vec::into_boxed_slice).collect(),
@@ -237,6 +238,14 @@ impl ForwardingSpec {
         let leads_to_a_choice = || port.chain.is_some_and(|chain| self.leads_to_a_choice(chain));
         let needs_header = is_shared || !rules.is_empty() || leads_to_a_choice();
         Port { domains: port.domains.as_slice().into(), default, needs_header, is_observed, rules }
+    }
+
+    fn build_chain(&self, chain: &ChainSpec, id: ChainId) -> Chain {
+        Chain {
+            path: chain.path.as_slice().into(),
+            leads_to_a_choice: self.leads_to_a_choice(id),
+            egress: chain.egress,
+        }
     }
 
     /// Whether a service on a chain, or one that a packet can be sent to or is shown there, has several instances.

@@ -87,7 +87,7 @@ impl Lcore {
             if question != last_question {
                 last_question = question;
                 decision = self.forwarding.after(id, &whole(), route.live);
-                passage = passage_of(id, &whole(), decision);
+                passage = passage_of(id, &whole(), decision, &self.forwarding);
             }
             route.forward(frame, decision, Some(id));
         }
@@ -128,9 +128,15 @@ impl Question {
 
 /// How packets like this one go on, if that is to an endpoint.
 #[inline]
-fn passage_of(from: EndpointId, returned: &Returned, decision: Decision) -> Option<Passage> {
+fn passage_of(
+    from: EndpointId,
+    returned: &Returned,
+    decision: Decision,
+    forwarding: &Forwarding,
+) -> Option<Passage> {
     let Step::Endpoint(to) = decision.step else { return None };
-    Passage::of(from, returned, to, decision.path, aux_of(decision.path))
+    let by_flow = forwarding.chooses_by_flow(returned.path.chain);
+    Passage::of(from, returned, to, decision.path, aux_of(decision.path), by_flow)
 }
 
 /// Stands for a path until there is one.

@@ -22,7 +22,7 @@ use switch_core::ledger::LedgerEntry;
 /// First eight bytes of the file.
 const MAGIC: [u8; 8] = *b"NETVMLDG";
 /// Version of what the module doc shows; a process that takes over refuses another one.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 const CACHE_LINE_BYTES: usize = 64;
 const FILE_HEADER_BYTES: usize = 64;
 const SHARD_ROW_BYTES: usize = 32;

@@ -46,7 +46,7 @@ fn over<'f>(entries: &'f mut [LedgerEntry], stack: &'f mut [u32]) -> Shard<'f> {
 fn passage(to: EndpointId) -> Passage {
     let (mut entries, mut stack, descs) = lent();
     let returned = over(&mut entries, &mut stack).take_back(GIVER, descs[0], &LIMITS).unwrap();
-    Passage::of(GIVER, &returned, to, NEXT, MARK).unwrap()
+    Passage::of(GIVER, &returned, to, NEXT, MARK, true).unwrap()
 }
 
 /// What the two steps make of a descriptor whose question is the passage's; none for another question.
@@ -148,6 +148,29 @@ fn does_what_the_two_steps_do_whichever_field_of_the_entry_changes() {
     let mut entries = entries.clone();
     entries[at].kind = Kind::Empty as u8;
     assert!(!agrees(&entries, descs[1], OTHER));
+}
+
+#[test]
+fn passes_every_flow_on_where_none_gets_an_answer_of_its_own_and_keeps_its_hash() {
+    let (mut entries, mut stack, mut descs) = lent();
+    let at = (descs[1].unpack().buffer_index - FIRST) as usize;
+    entries[at].flow_hash = 99;
+    let returned =
+        over(&mut entries.clone(), &mut stack.clone()).take_back(GIVER, descs[0], &LIMITS).unwrap();
+    let of_one_flow = Passage::of(GIVER, &returned, OTHER, NEXT, MARK, true).unwrap();
+    let of_any_flow = Passage::of(GIVER, &returned, OTHER, NEXT, MARK, false).unwrap();
+    let mut shard = over(&mut entries, &mut stack);
+    assert_eq!(shard.pass_on(&of_one_flow, &LIMITS, 90, &mut descs[1..].to_vec()), 0);
+    assert_eq!(shard.pass_on(&of_any_flow, &LIMITS, 90, &mut descs), 3);
+    assert_eq!(entries[at].path(), PacketPath { flow_hash: 99, ..NEXT });
+}
+
+#[test]
+fn is_none_for_a_packet_that_changes_its_chain() {
+    let (mut entries, mut stack, descs) = lent();
+    let returned = over(&mut entries, &mut stack).take_back(GIVER, descs[0], &LIMITS).unwrap();
+    let elsewhere = PacketPath { chain: ChainId(9), ..NEXT };
+    assert!(Passage::of(GIVER, &returned, OTHER, elsewhere, MARK, false).is_none());
 }
 
 #[test]

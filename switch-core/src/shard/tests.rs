@@ -165,16 +165,16 @@ fn refuses_an_index_of_another_shard() {
 }
 
 #[test]
-fn the_index_mask_is_all_ones_inside_and_zero_outside() {
+fn the_outside_mask_is_zero_inside_and_all_ones_outside() {
     for size in [1, 6, 4096, 1 << 31] {
         for local in [0, size / 2, size - 1] {
-            assert_eq!(index_mask(local, size), u32::MAX, "{local} of {size}");
+            assert_eq!(outside_mask(local, size), 0, "{local} of {size}");
         }
         for local in [size, size + 1, i32::MAX.cast_unsigned().max(size), (1 << 31) + (size - 1), u32::MAX] {
-            assert_eq!(index_mask(local, size), 0, "{local} of {size}");
+            assert_eq!(outside_mask(local, size), u32::MAX, "{local} of {size}");
         }
     }
-    assert_eq!(index_mask(0, 0), 0);
+    assert_eq!(outside_mask(0, 0), u32::MAX);
 }
 
 #[test]
