@@ -41,6 +41,12 @@ impl Backoff {
         self.next_sleep = SLEEP_STEP;
     }
 
+    /// Whether polls without movement wait for so long that each may be the last one before something is due.
+    #[inline]
+    pub(super) fn is_long(&self) -> bool {
+        self.idle != Idle::Spin && self.polls_without_movement >= POLLS_BEFORE_WAITING
+    }
+
     /// Nothing moved in this poll.
     pub(super) fn wait(&mut self) {
         self.polls_without_movement = self.polls_without_movement.saturating_add(1);

@@ -29,7 +29,7 @@ use super::throttle::Throttled;
 
 /// Descriptors taken from an endpoint in one turn.
 pub(super) const RETURN_BURST: usize = 64;
-/// Turns between two looks at messages, clock and lost regions while packets move.
+/// Turns between two looks at messages, clock and lost regions, unless the turns are long with waiting.
 const HOUSEKEEPING_TURNS: u64 = 32;
 
 /// Everything that one polling thread owns.
@@ -80,7 +80,8 @@ impl Lcore {
     pub(super) fn run(&mut self) {
         let mut is_idle = true;
         loop {
-            if (is_idle || self.polls.is_multiple_of(HOUSEKEEPING_TURNS)) && self.keep_house() == Next::Stop {
+            let is_due = self.polls.is_multiple_of(HOUSEKEEPING_TURNS) || is_idle && self.backoff.is_long();
+            if is_due && self.keep_house() == Next::Stop {
                 return self.let_go();
             }
             is_idle = self.poll() == 0;
@@ -114,7 +115,9 @@ impl Lcore {
         for domain in 0..self.domains.len() {
             moved += if self.shares.is_some() { self.visit_in_share(domain) } else { self.visit(domain) };
         }
-        self.flush(1);
+        if moved > 0 {
+            self.flush(1);
+        }
         moved += self.deliver_handoffs();
         self.lend_empties();
         for &position in &self.attached {
