@@ -89,7 +89,19 @@ pub struct EndpointListing<'c> {
 pub fn load(path: &Path) -> Result<Config, Findings> {
     let file = path.to_string_lossy();
     let bytes = std::fs::read(path).map_err(|error| Findings::unreadable(&file, &error))?;
-    let (text, broken) = match std::str::from_utf8(&bytes) {
+    read_bytes(&bytes, path, &file)
+}
+
+/// As [`load`], of bytes that were read already; relative paths in them count from the folder of `file_name`.
+///
+/// # Errors
+/// All findings.
+pub fn parse_bytes(bytes: &[u8], file_name: &str) -> Result<Config, Findings> {
+    read_bytes(bytes, Path::new(file_name), file_name)
+}
+
+fn read_bytes(bytes: &[u8], path: &Path, file: &str) -> Result<Config, Findings> {
+    let (text, broken) = match std::str::from_utf8(bytes) {
         Ok(text) => (text, None),
         Err(error) => {
             let (valid, rest) = bytes.split_at(error.valid_up_to());
@@ -97,11 +109,11 @@ pub fn load(path: &Path) -> Result<Config, Findings> {
         }
     };
     if let Some(&byte) = broken {
-        let book = Book::new(Source::new(&file, text));
+        let book = Book::new(Source::new(file, text));
         book.refuse_encoding(byte);
         return Err(Findings::sorted(book.into_findings()));
     }
-    read(text, path, &file)
+    read(text, path, file)
 }
 
 /// Checks the text of a configuration file; relative paths in it count from the folder of `file_name`.

@@ -45,7 +45,7 @@ mod word;
 
 pub use access::{Access, Pins};
 pub use chain::Chain;
-pub use config::{Config, EndpointListing, Owner, load, parse};
+pub use config::{Config, EndpointListing, Owner, load, parse, parse_bytes};
 pub use domain::{Domain, PAGE_BYTES, Pages};
 pub use edge::Edge;
 pub use endpoint::Endpoint;
