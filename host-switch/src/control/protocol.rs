@@ -13,6 +13,9 @@ use serde::{Deserialize, Serialize};
 /// The version of this protocol.
 pub const PROTOCOL_VERSION: u32 = 1;
 
+/// Characters of a complaint about a message, which may quote it.
+const QUOTED_CHARS_MAX: usize = 200;
+
 /// Who connects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -91,7 +94,6 @@ impl Request {
     /// # Errors
     /// If it has another version or shape.
     pub fn parse(bytes: &[u8]) -> Result<Self, ProtocolError> {
-        let shape = |error: serde_json::Error| ProtocolError::Shape(error.to_string());
         // The version first, so that a newer client hears that and not that its fields are unknown.
         let VersionWire { netvm: found } = serde_json::from_slice(bytes).map_err(shape)?;
         if found != PROTOCOL_VERSION {
@@ -102,6 +104,9 @@ impl Request {
         match (hello, name, qmp, pid, accelerator) {
             (Some(kind), Some(name), None, None, None) => Ok(Self::Hello(kind, name)),
             (None, None, Some(true), None, None) => Ok(Self::Qmp),
+            (None, None, None, Some(_), Some(accelerator)) if accelerator.chars().any(char::is_control) => {
+                Err(ProtocolError::Shape("accelerator must be one word".to_owned()))
+            }
             (None, None, None, Some(pid), accelerator) => Ok(Self::Pid { pid, accelerator }),
             _ => Err(ProtocolError::Shape("one of hello with name, qmp, pid is expected".to_owned())),
         }
@@ -163,8 +168,7 @@ impl Reply {
     /// # Errors
     /// If it has another version or shape.
     pub fn parse(bytes: &[u8]) -> Result<Said, ProtocolError> {
-        let Self { netvm: found, said } =
-            serde_json::from_slice(bytes).map_err(|error| ProtocolError::Shape(error.to_string()))?;
+        let Self { netvm: found, said } = serde_json::from_slice(bytes).map_err(shape)?;
         if found == PROTOCOL_VERSION { Ok(said) } else { Err(ProtocolError::Version { found }) }
     }
 
@@ -173,6 +177,14 @@ impl Reply {
     pub fn to_bytes(&self) -> Vec<u8> {
         json(self)
     }
+}
+
+/// What the reader of JSON objects to. Its words quote the peer's, and end up in logs and on terminals: nothing
+/// in them may move a cursor, or go on for ever.
+fn shape(error: serde_json::Error) -> ProtocolError {
+    let escape =
+        |char: char| if char.is_control() { char.escape_default().collect() } else { String::from(char) };
+    ProtocolError::Shape(error.to_string().chars().take(QUOTED_CHARS_MAX).map(escape).collect())
 }
 
 fn json(message: &impl Serialize) -> Vec<u8> {
@@ -212,6 +224,20 @@ mod tests {
             Request::parse(br#"{"netvm":2,"greeting":"x"}"#),
             Err(ProtocolError::Version { found: 2 })
         );
+    }
+
+    #[test]
+    fn a_refusal_quotes_nothing_that_moves_a_cursor() {
+        for message in [
+            br#"{"netvm":1,"\u001b[2J":1}"#.as_slice(),
+            br#"{"netvm":1,"hello":"\u001b[2J","name":"x"}"#,
+            br#"{"netvm":1,"pid":1,"accelerator":"\u001b[2J"}"#,
+        ] {
+            let refused = Request::parse(message).unwrap_err().to_string();
+            assert!(!refused.chars().any(char::is_control), "{refused:?}");
+        }
+        let long = format!(r#"{{"netvm":1,"{}":1}}"#, "x".repeat(3000));
+        assert!(Request::parse(long.as_bytes()).unwrap_err().to_string().len() < 300);
     }
 
     #[test]
