@@ -27,8 +27,14 @@ pub enum XtaskError {
         /// How many.
         failed: u64,
     },
+    /// Fuzz targets found something.
+    #[error("{failed} of the fuzz targets found an input that fails; it is in target/fuzz/artifacts")]
+    Fuzz {
+        /// How many.
+        failed: usize,
+    },
     /// No stage of the tests has such a name.
-    #[error("no stage is called like {filter:?}; the stages: {}", known.join(", "))]
+    #[error("nothing is called like {filter:?}; there are: {}", known.join(", "))]
     NoStage {
         /// What was asked for.
         filter: String,

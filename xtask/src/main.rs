@@ -1,8 +1,9 @@
-//! The project's own commands: demo, test, image, setup, clean.
+//! The project's own commands: demo, test, fuzz, image, setup, clean.
 
 mod bench;
 mod demo;
 mod error;
+mod fuzz;
 mod packages;
 mod product;
 mod sabotage;
@@ -41,6 +42,8 @@ enum Task {
     Setup(packages::Options),
     /// Measures a scenario beside its peers: builds everything, then runs it.
     Bench(bench::Options),
+    /// Tries the parsers of untrusted bytes with inputs that a fuzzer makes up.
+    Fuzz(fuzz::Options),
     /// Undoes what a killed demo or test left behind: namespaces, hugepages, processes.
     Clean,
 }
@@ -69,6 +72,7 @@ fn run(task: Task) -> Result<(), XtaskError> {
             Ok(())
         }
         Task::Bench(options) => bench::run(&workspace, &options),
+        Task::Fuzz(options) => fuzz::run(&workspace, &options),
         Task::Setup(options) => packages::setup(&options),
         Task::Clean => {
             let undone = lab::journal::undo_stale()?;

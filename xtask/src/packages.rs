@@ -16,6 +16,7 @@ struct Package {
 
 const PACKAGES: &[Package] = &[
     Package { name: "gcc", why: "C shims of the DPDK bindings", proof: "/usr/bin/gcc" },
+    Package { name: "g++", why: "the fuzzer's runtime", proof: "/usr/bin/g++" },
     Package { name: "pkg-config", why: "finds libdpdk", proof: "/usr/bin/pkg-config" },
     Package { name: "libdpdk-dev", why: "the switch", proof: "/usr/include/dpdk/rte_ethdev.h" },
     Package { name: "libclang-dev", why: "reads DPDK's headers", proof: "/usr/share/doc/libclang-dev" },

@@ -59,7 +59,7 @@ pub fn image(workspace: &Workspace) -> Result<Image, XtaskError> {
 }
 
 /// Runs a build with its output in a log file, and says how long it took.
-fn logged(workspace: &Workspace, what: &str, mut command: Command) -> Result<(), XtaskError> {
+pub fn logged(workspace: &Workspace, what: &str, mut command: Command) -> Result<(), XtaskError> {
     eprint!("{what} ... ");
     let started = Instant::now();
     let folder = workspace.target().join("xtask-logs");

@@ -18,6 +18,11 @@ pub enum Expect {
         /// Name of the test, as the harness prints it.
         test: &'static str,
     },
+    /// A check was sabotaged: a fuzz target must find an input for which it panics with these words.
+    Found {
+        /// Part of the panic's message.
+        says: &'static str,
+    },
 }
 
 /// A command with its expectation.
@@ -111,6 +116,15 @@ fn judge(expect: &Expect, success: bool, text: &str) -> (Tally, String) {
                 (Tally { failed: 1, ..Tally::default() }, format!("FAILED: {test} did not notice"))
             }
         }
+        Expect::Found { says } => {
+            let mut lines = text.lines().skip_while(|line| !line.contains("panicked at"));
+            let panicked_so = lines.any(|line| line.contains(says));
+            if !success && panicked_so && text.contains("ERROR: libFuzzer: deadly signal") {
+                (Tally { passed: 1, ..Tally::default() }, "ok: found".to_owned())
+            } else {
+                (Tally { failed: 1, ..Tally::default() }, "FAILED: the fuzzer did not find it".to_owned())
+            }
+        }
     }
 }
 
@@ -170,5 +184,15 @@ mod tests {
     #[test]
     fn a_stage_that_fails_without_a_failed_test_counts_as_one() {
         assert_eq!(judge(&Expect::Pass, false, "").0, Tally { failed: 1, ..Tally::default() });
+    }
+
+    #[test]
+    fn a_find_of_the_fuzzer_counts_by_its_words_alone() {
+        let found =
+            "thread panicked at src/descriptors.rs:1:2:\ntook Desc\n==1== ERROR: libFuzzer: deadly signal\n";
+        let judge_for = |text, says| judge(&Expect::Found { says }, false, text).0.passed;
+        assert_eq!(judge_for(found, "took Desc"), 1);
+        assert_eq!(judge_for(found, "took nothing"), 0);
+        assert_eq!(judge_for("took Desc\nerror: could not compile `x`", "took Desc"), 0);
     }
 }

@@ -8,6 +8,7 @@ use lab::error::LabError;
 use lab::journal::Journal;
 
 use crate::error::XtaskError;
+use crate::fuzz;
 use crate::packages;
 use crate::product;
 use crate::sabotage::{self, Build, Sabotage};
@@ -38,7 +39,7 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<(), XtaskError> {
         product::programs(workspace)?;
         product::image(workspace)?;
     }
-    let stages = select(stages(workspace, options), options.filter.as_deref())?;
+    let stages = select(stages(workspace, options)?, options.filter.as_deref())?;
     run_stages(workspace, stages)
 }
 
@@ -49,7 +50,8 @@ pub fn ci(workspace: &Workspace) -> Result<(), XtaskError> {
     product::image(workspace)?;
     let options = Options::default();
     let mut all = checks(workspace);
-    all.extend(stages(workspace, &options));
+    all.extend(fuzz::checks(workspace));
+    all.extend(stages(workspace, &options)?);
     run_stages(workspace, all)
 }
 
@@ -97,7 +99,7 @@ fn checks(workspace: &Workspace) -> Vec<Stage> {
 }
 
 /// All tests, cheapest first.
-fn stages(workspace: &Workspace, options: &Options) -> Vec<Stage> {
+fn stages(workspace: &Workspace, options: &Options) -> Result<Vec<Stage>, XtaskError> {
     let mut all = vec![
         stage("crates without DPDK", workspace.cargo(), &["test"], 15),
         stage(
@@ -120,6 +122,7 @@ fn stages(workspace: &Workspace, options: &Options) -> Vec<Stage> {
     ];
     all.extend(sabotage::TOOLS.iter().map(|tool| featured(workspace, tool)));
     all.extend(sabotage::ALL.iter().map(|sabotage| sabotaged(workspace, sabotage)));
+    all.extend(fuzz::stages(workspace)?);
     let mut vms = with_artifacts(workspace, workspace.cargo());
     if options.long {
         vms.env("NETVM_LONG_TESTS", "1");
@@ -131,7 +134,7 @@ fn stages(workspace: &Workspace, options: &Options) -> Vec<Stage> {
         &["test", "-p", "vm-tests", "--", "--test-threads=1"],
         if options.long { 180 } else { 30 },
     ));
-    all
+    Ok(all)
 }
 
 fn stage(name: &str, mut command: Command, args: &[&str], limit_minutes: u64) -> Stage {
