@@ -1,13 +1,16 @@
 //! One attached endpoint: a queue pair for each lcore of the switch.
 
+use std::cell::Cell;
 use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
-use shm_ring::area::TargetKind;
+use shm_ring::area::{GuestEndpoint, TargetKind};
 
 use crate::attach::{AttachError, confirm_epoch};
+use crate::burst::Burst;
 use crate::device::Device;
+use crate::leaving::Leaving;
 use crate::queue::QueuePair;
 use crate::seat::Seat;
 use crate::shown::{QueueCounters, Shown};
@@ -15,6 +18,9 @@ use crate::targets::{Kind, PortTarget, ServiceTarget, Target, TargetError, Targe
 
 /// How long an attach may take unless the caller says otherwise.
 pub const ATTACH_TIMEOUT_DEFAULT: Duration = Duration::from_secs(10);
+
+/// Between two looks whether the switch has stopped feeding.
+const LOOK_AGAIN: Duration = Duration::from_micros(200);
 
 /// One endpoint that is attached to the switch. Dropping it gives every buffer back and says goodbye.
 #[derive(Debug)]
@@ -24,6 +30,8 @@ pub struct Endpoint {
     /// What earlier attaches of this endpoint moved.
     earlier: QueueCounters,
     epoch: u32,
+    /// The switch was asked to feed this epoch no more.
+    is_leaving: Cell<bool>,
     attaches: u32,
     position: usize,
     timeout: Duration,
@@ -71,6 +79,7 @@ impl Endpoint {
             shown: Arc::new(Shown::new(words)),
             earlier: QueueCounters::default(),
             epoch: 0,
+            is_leaving: Cell::new(false),
             attaches: 0,
             position,
             timeout,
@@ -97,26 +106,66 @@ impl Endpoint {
             .map(|pair| QueuePair::new(&self.device, words.clone(), &self.shown, epoch, pair))
             .collect();
         self.epoch = epoch;
+        self.is_leaving.set(false);
         self.attaches += 1;
         log::info!("endpoint {position} ({}) attached with epoch {epoch}", words.service_name());
         Ok(())
     }
 
-    /// Gives back every buffer, then tells the switch that this epoch is over. Without an attach, nothing.
+    /// Has the switch stop feeding, gives back every buffer, then tells the switch that this epoch is over. Without an attach, nothing.
     fn detach(&mut self) {
         if self.epoch == 0 {
             return;
         }
+        self.drop_the_rest();
         for pair in &self.queue_pairs {
             pair.end();
         }
         self.earlier = self.counters();
         // The last word of this epoch: no packet is left, because each of them borrows its queue pair.
         self.queue_pairs.clear();
-        if let Some(words) = self.device.endpoint(self.position) {
+        if let Some(words) = self.words() {
             words.leave(self.epoch);
         }
         self.epoch = 0;
+    }
+
+    /// Drops what the switch lends until it has stopped feeding: nobody is left to judge it.
+    fn drop_the_rest(&self) {
+        let leaving = self.begin_leaving();
+        let mut burst = Burst::new();
+        while !leaving.has_expired() {
+            let last = leaving.feeding_has_stopped();
+            let mut taken = 0;
+            for pair in &self.queue_pairs {
+                match pair.poll(&mut burst) {
+                    Ok(packets) => taken += packets,
+                    // This epoch is over on one side or the other.
+                    Err(_) => return,
+                }
+            }
+            match (taken, last) {
+                (0, true) => return,
+                (0, false) => std::thread::sleep(LOOK_AGAIN),
+                _ => {}
+            }
+        }
+    }
+
+    /// Asks the switch to feed this endpoint nothing more, because it is about to leave. This cannot be taken
+    /// back: only a new attach is fed again.
+    #[must_use]
+    pub fn begin_leaving(&self) -> Leaving<'_> {
+        self.is_leaving.set(true);
+        Leaving::begin(&self.device, self.words(), self.epoch)
+    }
+
+    pub(crate) fn is_leaving(&self) -> bool {
+        self.is_leaving.get()
+    }
+
+    fn words(&self) -> Option<GuestEndpoint<'static>> {
+        self.device.endpoint(self.position)
     }
 
     /// The queue pairs, one for each lcore, for a thread that polls them all.
@@ -166,8 +215,7 @@ impl Endpoint {
     /// The name of the service that this endpoint is an instance of.
     #[must_use]
     pub fn service_name(&self) -> String {
-        let words = self.device.endpoint(self.position);
-        words.map(|words| words.service_name().to_owned()).unwrap_or_default()
+        self.words().map(|words| words.service_name().to_owned()).unwrap_or_default()
     }
 
     /// The epoch of the present attach.
@@ -185,7 +233,15 @@ impl Endpoint {
     /// Most buffers that this endpoint may hold at once.
     #[must_use]
     pub fn quota_buffers(&self) -> u32 {
-        self.device.endpoint(self.position).map_or(0, |words| words.facts().quota_buffers)
+        self.words().map_or(0, |words| words.facts().quota_buffers)
+    }
+
+    /// Packets that were taken or made under this attach and have no verdict yet.
+    pub(crate) fn held(&self) -> u64 {
+        let held = |QueueCounters { received, made, sent, dropped, .. }: QueueCounters| {
+            received.wrapping_add(made).wrapping_sub(sent).wrapping_sub(dropped)
+        };
+        self.queue_pairs.iter().map(|pair| held(pair.counters())).sum()
     }
 
     /// What was moved, over all queue pairs and attaches.

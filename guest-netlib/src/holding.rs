@@ -97,6 +97,7 @@ impl Endpoint {
         mut attached: impl FnMut(Attach<'_>) -> Pause,
     ) -> Result<RunReport, RunError> {
         let mut progress = Progress { started: Instant::now(), packets: 0, shown: [0; SHOWN_COUNTERS] };
+        self.return_after_leaving(progress.started)?;
         loop {
             let Pause(reason) = attached(Attach { endpoint: self, how, progress: &mut progress });
             let cause = match reason {
@@ -135,6 +136,7 @@ impl Progress {
         let (mut empty_rounds, mut rounds) = (0_u32, 0_u32);
         loop {
             if how.stop.asked() {
+                self.take_leave(endpoint, how, handler);
                 return Reason::End(End::Stopped);
             }
             let wanted = self.packets_wanted(how);
@@ -163,6 +165,32 @@ impl Progress {
             empty_rounds = if taken == 0 { empty_rounds.saturating_add(1) } else { 0 };
             if taken == 0 {
                 how.idle.wait(empty_rounds);
+            }
+        }
+    }
+
+    /// Goes on until the switch has stopped feeding and the handler holds nothing more.
+    fn take_leave<'q>(&mut self, endpoint: &'q Endpoint, how: &Run, handler: &mut impl Handler<'q>) {
+        let leaving = endpoint.begin_leaving();
+        let mut burst = Burst::new();
+        let mut empty_rounds = 0_u32;
+        let mut next_tick = self.started.elapsed();
+        while !leaving.has_expired() {
+            let last = leaving.feeding_has_stopped();
+            let now = self.started.elapsed();
+            match self.poll_round(endpoint.queue_pairs(), how, now, &mut burst, handler) {
+                Ok(0) if last && endpoint.held() == 0 => break,
+                Ok(0) => {
+                    empty_rounds = empty_rounds.saturating_add(1);
+                    how.idle.wait(empty_rounds);
+                }
+                Ok(_) => empty_rounds = 0,
+                // The epoch is over: there is nothing to leave any more.
+                Err(_) => break,
+            }
+            if now >= next_tick {
+                next_tick = now + TICK;
+                handler.tick(now);
             }
         }
     }

@@ -39,8 +39,9 @@
 //! ```
 //!
 //! A packet that is dropped without a verdict, by an early `return` or a panic, goes home with the verdict
-//! drop. A burst that is used by half gives back the rest. An [`Endpoint`] that is dropped gives back everything
-//! and tells the switch that it left.
+//! drop. A burst that is used by half gives back the rest. An [`Endpoint`] that is dropped has the switch stop
+//! feeding, gives back everything and says that it left; a run that is stopped handles what comes until then: see
+//! [`leaving`].
 //!
 //! # The own loop
 //!
@@ -98,8 +99,11 @@
 //! packet, and what it cannot mean for the memory safety of the NF.
 #![deny(missing_docs)]
 
-#[cfg(all(feature = "sabotage-drop-returns", not(debug_assertions)))]
-compile_error!("the sabotage feature breaks this crate on purpose and is for its tests only");
+#[cfg(all(
+    any(feature = "sabotage-drop-returns", feature = "sabotage-leave-at-once"),
+    not(debug_assertions)
+))]
+compile_error!("a sabotage feature breaks this crate on purpose and is for its tests only");
 
 mod attach;
 mod burst;
@@ -109,6 +113,7 @@ mod empty;
 mod endpoint;
 pub mod holding;
 mod idle;
+pub mod leaving;
 mod mapping;
 pub mod packet;
 mod queue;

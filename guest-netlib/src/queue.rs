@@ -254,7 +254,10 @@ impl QueuePair {
         if let Some(fault) = self.fault.get() {
             return Err(fault);
         }
-        let served = matches!(self.words.phase(), Some(HostPhase::Published | HostPhase::Attached));
+        let served = matches!(
+            self.words.phase(),
+            Some(HostPhase::Published | HostPhase::Attached | HostPhase::Draining)
+        );
         if !served || self.words.host_epoch() != self.epoch {
             return Err(PollError::Detached { ours: self.epoch });
         }

@@ -117,7 +117,8 @@ enum Pause {
 
 impl Endpoint {
     /// Polls all queue pairs and calls `handler` with each packet, until `how` says to end. When the switch
-    /// detaches this endpoint, attaches again and goes on.
+    /// detaches this endpoint, attaches again and goes on. When it is stopped, handles what comes until the switch
+    /// has stopped feeding; a further run attaches anew.
     ///
     /// # Errors
     /// If attaching again fails, or the switch is gone.
@@ -141,9 +142,15 @@ impl Endpoint {
     ) -> Result<RunReport, RunError> {
         let started = Instant::now();
         let mut progress = Progress { packets: 0, started, connection_seen: started };
+        self.return_after_leaving(started)?;
         loop {
             let cause = match poll_on(self.queue_pairs(), self.device(), how, &mut progress, &mut handler) {
-                Pause::End(end) => return self.report(end, started).conclude(),
+                Pause::End(end) => {
+                    if end == End::Stopped && !cfg!(feature = "sabotage-leave-at-once") {
+                        take_leave(self, how, &mut progress, &mut handler);
+                    }
+                    return self.report(end, started).conclude();
+                }
                 Pause::Broken(cause) => cause,
             };
             log::warn!("{cause}; attaching again");
@@ -151,6 +158,16 @@ impl Endpoint {
                 return Err(RunError::attach(cause, source, self.report(End::Detached, started)));
             }
         }
+    }
+
+    /// An earlier run was stopped, and the switch feeds that epoch no more: attaches again.
+    pub(crate) fn return_after_leaving(&mut self, started: Instant) -> Result<(), RunError> {
+        if !self.is_leaving() {
+            return Ok(());
+        }
+        let cause = PollError::Detached { ours: self.epoch() };
+        self.attach_anew()
+            .map_err(|source| RunError::attach(cause, source, self.report(End::Detached, started)))
     }
 
     pub(crate) fn report(&self, end: End, started: Instant) -> RunReport {
@@ -227,6 +244,33 @@ fn poll_on(
     burst.finish();
     pairs.iter().for_each(QueuePair::beat);
     pause
+}
+
+/// Handles what the switch lends until it has stopped feeding.
+fn take_leave(
+    endpoint: &Endpoint,
+    how: &Run,
+    progress: &mut Progress,
+    handler: &mut impl FnMut(&mut Burst<'_>),
+) {
+    let leaving = endpoint.begin_leaving();
+    let mut burst = Burst::new();
+    let mut empty_rounds: u32 = 0;
+    while !leaving.has_expired() {
+        let last = leaving.feeding_has_stopped();
+        match poll_round(endpoint.queue_pairs(), how, progress, &mut burst, handler) {
+            Ok(0) if last => break,
+            Ok(0) => {
+                empty_rounds = empty_rounds.saturating_add(1);
+                how.idle.wait(empty_rounds);
+            }
+            Ok(_) => empty_rounds = 0,
+            // The epoch is over: there is nothing to leave any more.
+            Err(_) => break,
+        }
+    }
+    burst.finish();
+    endpoint.queue_pairs().iter().for_each(QueuePair::beat);
 }
 
 /// One poll of each queue pair.

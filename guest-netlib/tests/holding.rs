@@ -118,3 +118,17 @@ fn what_was_done_is_told_when_the_switch_goes_away() {
     assert!(matches!(err, RunError::SwitchGone { .. }), "{err}");
     assert_eq!((err.report().end, err.report().counters.received), (End::SwitchGone, 5));
 }
+
+#[test]
+fn who_is_stopped_lets_go_of_what_it_holds_before_it_leaves() {
+    let host = TestHost::new(&[0]);
+    let mut endpoint = Endpoint::attach(&host.device(), 0).unwrap();
+    let mut lcore = host.lcore(0);
+    lcore.lend(0, 50);
+    let how = Run { stop: Stop::new(), ..Run::default() };
+    how.stop.ask();
+    // Nothing is taken before the stop; the ticks go on after it.
+    let report = endpoint.run_holding(&how, |attach| attach.poll(&mut Holder::new(3))).unwrap();
+    assert_eq!((report.end, report.counters.sent, report.counters.dropped), (End::Stopped, 50, 0));
+    assert_eq!(verdicts(&mut lcore), vec![Verdict::Next as u8; 50]);
+}

@@ -3,7 +3,7 @@
 mod support;
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use guest_netlib::{Burst, End, Endpoint, Idle, Run, RunError, Stop};
 use shm_ring::attach::GuestEvent;
@@ -160,4 +160,62 @@ fn the_app_has_eight_counters_and_no_ninth() {
     assert!(!endpoint.add_app_counter(8, 1));
     let shown = host.counters();
     assert_eq!((shown[8], shown[15]), (5, 2));
+}
+
+#[test]
+fn a_stopped_loop_handles_what_the_switch_lends_until_it_knows() {
+    let host = TestHost::new(&[0]);
+    let device = host.device();
+    let stop = Stop::new();
+    let looping = std::thread::spawn({
+        let how = Run { stop: stop.clone(), ..Run::default() };
+        move || {
+            let mut endpoint = Endpoint::attach(&device, 0).unwrap();
+            endpoint.run(&how, |packet| packet.next()).unwrap()
+        }
+    });
+    host.wait_until("the attach", || host.has_seen(GuestEvent::Confirmed(41)));
+    let mut lcore = host.lcore(0);
+    lcore.lend(0, 10);
+    // The switch is busy: it goes on feeding for a while after the loop was stopped.
+    host.silence(true);
+    stop.ask();
+    std::thread::sleep(Duration::from_millis(20));
+    lcore.lend(10, 10);
+    host.silence(false);
+    let report = looping.join().unwrap();
+    assert_eq!((report.end, report.counters.sent, report.counters.dropped), (End::Stopped, 20, 0));
+    let back = lcore.returned();
+    assert_eq!(back.iter().map(|desc| desc.code).collect::<Vec<_>>(), vec![Verdict::Next as u8; 20]);
+    host.wait_until("the leave", || host.has_seen(GuestEvent::Left(41)));
+    let drained = [GuestEvent::Confirmed(41), GuestEvent::Draining(41), GuestEvent::Left(41)];
+    assert_eq!(host.handshakes(), drained);
+}
+
+#[test]
+fn a_switch_that_never_stops_feeding_is_left_all_the_same() {
+    let host = TestHost::new(&[0]);
+    let stop = Stop::new();
+    let mut endpoint = Endpoint::attach(&host.device(), 0).unwrap();
+    host.wait_until("the attach", || host.has_seen(GuestEvent::Confirmed(41)));
+    host.silence(true);
+    stop.ask();
+    let started = Instant::now();
+    let how = Run { stop, ..Run::default() };
+    assert_eq!(endpoint.run(&how, |packet| packet.next()).unwrap().end, End::Stopped);
+    drop(endpoint);
+    let elapsed = started.elapsed();
+    assert!((Duration::from_millis(500)..Duration::from_millis(1900)).contains(&elapsed), "{elapsed:?}");
+}
+
+#[test]
+fn a_run_after_a_stopped_one_attaches_anew() {
+    let host = TestHost::new(&[0]);
+    let mut endpoint = Endpoint::attach(&host.device(), 0).unwrap();
+    let stopped = Run { stop: Stop::new(), ..Run::default() };
+    stopped.stop.ask();
+    endpoint.run(&stopped, |packet| packet.next()).unwrap();
+    let limited = Run { time_max: Some(Duration::from_millis(5)), ..Run::default() };
+    assert_eq!(endpoint.run(&limited, |packet| packet.next()).unwrap().attaches, 2);
+    assert_eq!(endpoint.run(&limited, |packet| packet.next()).unwrap().attaches, 2, "time alone is no leave");
 }

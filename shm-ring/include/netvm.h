@@ -86,6 +86,7 @@
 #define NETVM_PHASE_ATTACHED 2u
 #define NETVM_PHASE_REFUSED 3u
 #define NETVM_PHASE_QUARANTINED 4u
+#define NETVM_PHASE_DRAINING 5u /* after netvm_drain: nothing more comes */
 
 /* netvm_host_words.refusal */
 #define NETVM_REFUSAL_VERSION 1u
@@ -196,7 +197,8 @@ struct netvm_guest_words {
     _Atomic uint32_t detached_epoch;
     _Atomic uint32_t reaped_epoch;
     _Atomic uint64_t heartbeat;
-    _Atomic uint32_t reserved0[6];
+    _Atomic uint32_t draining_epoch;
+    _Atomic uint32_t reserved0[5];
     _Atomic uint64_t counters[16];
     _Atomic uint32_t reserved1[80];
 };
@@ -450,6 +452,20 @@ static inline void netvm_confirm(const struct netvm_endpoint *endpoint, uint32_t
 {
     /* Release: the zeroed counters are visible once the confirmation is. */
     atomic_store_explicit(&endpoint->own->confirmed_epoch, epoch, memory_order_release);
+}
+
+/* About to end the epoch: asks the host to feed nothing more. Go on taking and giving back until netvm_drained says
+ * so and the rings are empty after that, or for some hundred milliseconds at most; then netvm_leave. */
+static inline void netvm_drain(const struct netvm_endpoint *endpoint, uint32_t epoch)
+{
+    atomic_store_explicit(&endpoint->own->draining_epoch, epoch, memory_order_relaxed);
+}
+
+/* Whether the host has stopped feeding: what the rings hold after this is all there is. */
+static inline int netvm_drained(const struct netvm_endpoint *endpoint)
+{
+    /* Acquire: the last descriptors are visible once the phase is. */
+    return atomic_load_explicit(&endpoint->host->phase, memory_order_acquire) == NETVM_PHASE_DRAINING;
 }
 
 /* Ends the epoch: this NF touches no buffer of it any more. */

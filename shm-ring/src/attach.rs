@@ -8,8 +8,13 @@
 //!                                      <-  epoch = E, phase = Published, answered_nonce = N
 //! takes up rings at 0,                     (guest zeroes its own counters before it confirms)
 //! confirmed_epoch = E                  ->  attached: the lcore feeds it; phase = Attached
+//! draining_epoch = E (about to leave)  ->  stops feeding; phase = Draining
+//! gives back what it holds, then
 //! detached_epoch = E (leaving)         ->  buffers come home; phase = Detached
 //! ```
+//!
+//! Draining is a courtesy: who leaves without it, or does not wait for the host's answer, loses what the host lends
+//! until it sees the leave. What the guest holds stays lent to it as before.
 //!
 //! The host chooses epochs; they rise and are never 0. [`AttachMachine`] decides on the host's side, by the
 //! tables [`LEGAL`] and [`PROHIBITED`]; [`Handshake`] takes the steps of the guest.
@@ -40,6 +45,8 @@ pub enum HostPhase {
     Refused = 3,
     /// The host has stopped serving this endpoint until somebody lets it in again.
     Quarantined = 4,
+    /// The guest is about to leave, and the host has stopped feeding: what is in the rings now is the last.
+    Draining = 5,
 }
 
 /// Why the host refuses an attach, as published in [`crate::layout::HostWords::refusal`].
@@ -68,6 +75,7 @@ impl HostPhase {
             2 => Some(Self::Attached),
             3 => Some(Self::Refused),
             4 => Some(Self::Quarantined),
+            5 => Some(Self::Draining),
             _ => None,
         }
     }

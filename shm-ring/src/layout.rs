@@ -288,8 +288,10 @@ pub struct GuestWords {
     pub reaped_epoch: AtomicU32,
     /// Counts up while the NF polls. A standstill stops the feeding; it proves nothing.
     pub heartbeat: AtomicU64,
+    /// Epoch that the NF is about to end: equal to the confirmed one, it stops the feeding for good.
+    pub draining_epoch: AtomicU32,
     /// Zero.
-    pub reserved0: ReservedWords<6>,
+    pub reserved0: ReservedWords<5>,
     /// Counters of the NF, for display only. See [`GuestCounter`].
     pub counters: [AtomicU64; 16],
     /// Zero.
@@ -308,6 +310,7 @@ impl GuestWords {
             detached_epoch: AtomicU32::new(0),
             reaped_epoch: AtomicU32::new(0),
             heartbeat: AtomicU64::new(0),
+            draining_epoch: AtomicU32::new(0),
             reserved0: no_words(),
             counters: core::array::from_fn(|_| AtomicU64::new(0)),
             reserved1: no_words(),

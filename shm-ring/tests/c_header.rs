@@ -83,7 +83,7 @@ fn structs() -> Vec<Struct> {
         }
         TargetEntry = netvm_target_entry { kind, reserved, id, name }
         GuestWords = netvm_guest_words {
-            attach_nonce, version, confirmed_epoch, features_accepted, detached_epoch, reaped_epoch, heartbeat,
+            attach_nonce, version, confirmed_epoch, features_accepted, detached_epoch, reaped_epoch, heartbeat, draining_epoch,
             reserved0, counters, reserved1,
         }
         CounterLine = netvm_counter_line { value, want_wakeup, reserved }
@@ -127,6 +127,7 @@ fn constants() -> Vec<(&'static str, u64)> {
         ("NETVM_PHASE_ATTACHED", HostPhase::Attached as u64),
         ("NETVM_PHASE_REFUSED", HostPhase::Refused as u64),
         ("NETVM_PHASE_QUARANTINED", HostPhase::Quarantined as u64),
+        ("NETVM_PHASE_DRAINING", HostPhase::Draining as u64),
         ("NETVM_REFUSAL_VERSION", Refusal::Version as u64),
         ("NETVM_REFUSAL_FEATURES", Refusal::Features as u64),
         ("NETVM_REFUSAL_TOO_OFTEN", Refusal::TooOften as u64),

@@ -9,6 +9,7 @@
 use loom::sync::Arc;
 use loom::sync::atomic::{AtomicU32, Ordering, fence};
 use loom::thread;
+use shm_ring::attach::AttachAction;
 use shm_ring::desc::RawDesc;
 use shm_ring::endpoint::{Answer, GuestEndpoint, HostEndpoint, QueuePair};
 use shm_ring::layout::{CounterLine, EndpointFacts, GuestWords, HostWords, NAME_BYTES, Slot};
@@ -337,4 +338,24 @@ fn who_sees_that_an_nf_was_reaped_sees_what_it_gave_back() {
         |guest| guest.reaped(5),
         |host| host.report().reaped_epoch == 5,
     );
+}
+
+#[test]
+fn who_sees_that_the_feeding_has_stopped_sees_the_last_descriptor() {
+    loom::model(|| {
+        let area = Area::stale();
+        area.host().reset_rings();
+        area.guest().confirm(5);
+        let theirs = Arc::clone(&area);
+        let stopping = thread::spawn(move || {
+            let mut towards = Producer::new(theirs.pair().host_to_guest, None);
+            assert!(towards.stage(desc(1)));
+            towards.publish();
+            theirs.host().show(&AttachAction::ShowDraining);
+        });
+        if area.guest().feeding_has_stopped() {
+            take_all_now(area.pair().host_to_guest);
+        }
+        stopping.join().expect("the host ends");
+    });
 }

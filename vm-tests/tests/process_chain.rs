@@ -177,6 +177,52 @@ fn a_paused_forwarder_goes_on_where_it_was() {
     switch.stop().unwrap();
 }
 
+/// Fills the quota of forwarder fwd0 of an open chain, ends it by `end`, and shows how the switch stood then.
+fn ended_under_saturation(end: Signal) -> lab::status::Status {
+    let scene = Scene::new();
+    let (client, server) = scene.introduced_hosts();
+    let mut switch = scene.switch(&one_forwarder(CABLES, "open"));
+    let flood = Flood::start(&client, &server, Ipv4Addr::new(10, 1, 0, 3), 9000, 50_000).expect("a flood");
+    for _ in 0..10 {
+        let mut nf = switch.start_process("fwd0", "forwarder", &[]).expect("a forwarder");
+        attached(&mut switch);
+        // It stands still until all that it may hold waits in its ring, and then learns that it is to end.
+        nf.signal(Signal::STOP);
+        switch
+            .wait_for("the quota to be full", Duration::from_secs(5), |status| {
+                status.endpoint_of("fwd0").is_some_and(|endpoint| endpoint.held == 512)
+            })
+            .unwrap_or_else(|err| panic!("{err}"));
+        nf.signal(end);
+        nf.signal(Signal::CONT);
+        nf.wait(Duration::from_secs(10)).expect("its end");
+        wait_all_home(&mut switch, "fwd0");
+    }
+    let count = flood.stop();
+    assert_eq!(count.damaged, 0, "{count:?}");
+    let status = switch.status().expect("a status");
+    assert_conserved(&status);
+    switch.stop().expect("a good end");
+    status
+}
+
+#[test]
+fn a_forwarder_that_leaves_under_saturation_loses_no_packet() {
+    let status = ended_under_saturation(Signal::TERM);
+    assert_eq!(
+        (status.dropped("lost_with_endpoint"), status.dropped("nf_drop"), status.dropped("service_dead")),
+        (0, 0, 0),
+        "{:?}",
+        status.drops
+    );
+}
+
+#[test]
+fn a_forwarder_that_is_killed_under_saturation_loses_what_it_held() {
+    let status = ended_under_saturation(Signal::KILL);
+    assert_eq!(status.dropped("lost_with_endpoint"), 10 * 512, "{:?}", status.drops);
+}
+
 #[test]
 fn a_forwarder_says_what_it_did_when_its_switch_is_killed() {
     let scene = Scene::new();

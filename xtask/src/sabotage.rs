@@ -60,6 +60,11 @@ pub const ALL: &[Sabotage] = &[
     ring("sabotage-report-confirmed-relaxed", "who_sees_the_confirmation_sees_the_guests_counters_at_zero"),
     ring("sabotage-leave-relaxed", "who_sees_that_an_nf_left_sees_what_it_gave_back"),
     ring("sabotage-report-ended-relaxed", "who_sees_that_an_nf_was_reaped_sees_what_it_gave_back"),
+    ring("sabotage-show-draining-relaxed", "who_sees_that_the_feeding_has_stopped_sees_the_last_descriptor"),
+    ring(
+        "sabotage-feeding-stopped-relaxed",
+        "who_sees_that_the_feeding_has_stopped_sees_the_last_descriptor",
+    ),
     Sabotage {
         package: "shm-ring",
         feature: "sabotage-peer-counter",
@@ -121,6 +126,12 @@ pub const ALL: &[Sabotage] = &[
         feature: "sabotage-drop-returns",
         build: Build::Test(&["--test", "packets"]),
         test: "a_half_used_burst_gives_back_the_rest",
+    },
+    Sabotage {
+        package: "guest-netlib",
+        feature: "sabotage-leave-at-once",
+        build: Build::Test(&["--test", "run"]),
+        test: "a_stopped_loop_handles_what_the_switch_lends_until_it_knows",
     },
 ];
 

@@ -22,7 +22,7 @@ use rustix::net::{
 use shm_ring::area::{
     AreaLayout, AreaSpec, EndpointSpec, HostArea, RegionGeometry, TargetKind, TargetSpec, write_region_header,
 };
-use shm_ring::attach::{GuestEvent, GuestWatch, HostPhase, Refusal};
+use shm_ring::attach::{AttachAction, GuestEvent, GuestWatch, HostPhase, Refusal};
 use shm_ring::desc::{Desc, Kind, RawDesc, mark};
 use shm_ring::layout::STRIDE_BYTES_DEFAULT;
 use shm_ring::ring::{Consumer, Producer};
@@ -206,7 +206,15 @@ impl TestHost {
         self.shared.ended.load(Ordering::SeqCst)
     }
 
+    /// Ends an attach, once the host has taken part in it.
     pub fn detach(&self, position: usize) {
+        let is_attached = || {
+            let events = self.shared.events.lock().unwrap();
+            let mut own = events.iter().filter(|(seen_at, _)| *seen_at == position).map(|(_, event)| event);
+            own.rfind(|event| !matches!(event, GuestEvent::Beat(_)))
+                .is_some_and(|event| matches!(event, GuestEvent::Confirmed(_)))
+        };
+        self.wait_until("the confirmation", is_attached);
         self.shared.areas.host.endpoint(position).set_phase(HostPhase::Detached);
     }
 
@@ -336,13 +344,15 @@ fn serve_attaches(shared: &Shared) {
                 continue;
             }
             for event in endpoint.poll(&mut watches[position]) {
-                shared.events.lock().unwrap().push((position, event));
                 match event {
                     GuestEvent::NonceSeen(ask) => answer(shared, endpoint, ask.nonce),
                     GuestEvent::Confirmed(_) => endpoint.set_phase(HostPhase::Attached),
+                    GuestEvent::Draining(_) => endpoint.show(&AttachAction::ShowDraining),
                     GuestEvent::Left(_) | GuestEvent::Reaped(_) => endpoint.set_phase(HostPhase::Detached),
                     GuestEvent::Beat(_) => {}
                 }
+                // Seen means answered.
+                shared.events.lock().unwrap().push((position, event));
             }
         }
         std::thread::sleep(Duration::from_micros(100));

@@ -177,5 +177,6 @@ fn phase_name(phase: HostPhase) -> &'static str {
         HostPhase::Attached => "attached",
         HostPhase::Refused => "refused",
         HostPhase::Quarantined => "quarantined",
+        HostPhase::Draining => "draining",
     }
 }

@@ -156,6 +156,7 @@ impl ServedEndpoint {
             AttachState::Detached | AttachState::Releasing => HostPhase::Detached,
             AttachState::Published => HostPhase::Published,
             AttachState::Attached | AttachState::Stalled => HostPhase::Attached,
+            AttachState::Draining => HostPhase::Draining,
             AttachState::Quarantined => HostPhase::Quarantined,
         };
         EndpointView { phase, epoch: self.machine.last_epoch(), fed: state == AttachState::Attached }
@@ -322,7 +323,7 @@ impl ServedEndpoint {
                 self.apply(AttachEvent::RingsReleased, "", lending);
             }
             AttachAction::Reclaim => self.reclaimed = Some(lending.reclaim(self.id)),
-            AttachAction::Publish { .. } | AttachAction::Withdraw { .. } => {}
+            AttachAction::Publish { .. } | AttachAction::Withdraw { .. } | AttachAction::ShowDraining => {}
         }
     }
 
@@ -366,6 +367,9 @@ impl ServedEndpoint {
             }
             (None, AttachEvent::Confirmed(_)) if after == AttachState::Attached => {
                 log::info!("{name} attached with epoch {epoch}: packets flow");
+            }
+            (None, AttachEvent::Draining(_)) if after == AttachState::Draining && before != after => {
+                log::info!("{name} is about to leave: it gets no packets, and gives back what it holds");
             }
             (None, AttachEvent::Pardoned) => log::info!("{name}: {cause}"),
             (None, _) => {}

@@ -368,10 +368,16 @@ fn random_config(dice: &mut Dice) -> String {
              [[process]]\nname = \"q{id}\"\ndomain = \"d{id}\"\naccess = \"{access}\"\n\
              [[process.endpoint]]\nservice = \"s{id}\"\n"
         ));
+        let observer = if dice.roll(2) == 0 { "observer" } else { "copy-observer" };
+        text.push_str(&format!(
+            "[[service]]\nname = \"o{id}\"\n[[process]]\nname = \"r{id}\"\ndomain = \"d{id}\"\naccess = \"{observer}\"\n\
+             [[process.endpoint]]\nservice = \"o{id}\"\n"
+        ));
         let path: Vec<String> = (0..=dice.roll(3)).map(|_| format!("\"s{}\"", dice.roll(3))).collect();
+        let observers = if dice.roll(3) == 0 { path[0].replace('s', "o") } else { String::new() };
         let egress = dice.roll(3);
         text.push_str(&format!(
-            "[[chain]]\nname = \"c{id}\"\npath = [{}]\negress = \"p{egress}\"\n",
+            "[[chain]]\nname = \"c{id}\"\npath = [{}]\negress = \"p{egress}\"\nobservers = [{observers}]\n",
             path.join(", ")
         ));
         text.push_str(&format!(
@@ -391,7 +397,7 @@ fn random_config(dice: &mut Dice) -> String {
 fn every_way_that_the_language_accepts_has_an_edge() {
     let mut dice = Dice(1);
     let mut accepted = 0;
-    for _ in 0..3000 {
+    for _ in 0..1000 {
         let text = random_config(&mut dice);
         let Ok(config) = security_domains::parse(&text, "dice.toml") else { continue };
         accepted += 1;
@@ -399,7 +405,7 @@ fn every_way_that_the_language_accepts_has_an_edge() {
             panic!("{error}\n{text}");
         }
     }
-    assert!((100..2900).contains(&accepted), "{accepted} of 3000");
+    assert!((50..950).contains(&accepted), "{accepted} of 1000");
 }
 
 #[test]

@@ -13,6 +13,8 @@ pub enum AttachEvent {
     Asked(Ask),
     /// See [`AttachEventKind::Confirmed`].
     Confirmed(u32),
+    /// See [`AttachEventKind::Draining`].
+    Draining(u32),
     /// See [`AttachEventKind::Left`].
     Left(u32),
     /// See [`AttachEventKind::Reaped`].
@@ -40,6 +42,7 @@ impl From<GuestEvent> for AttachEvent {
             GuestEvent::Reaped(epoch) => Self::Reaped(epoch),
             GuestEvent::NonceSeen(ask) => Self::Asked(ask),
             GuestEvent::Confirmed(epoch) => Self::Confirmed(epoch),
+            GuestEvent::Draining(epoch) => Self::Draining(epoch),
             GuestEvent::Beat(_) => Self::Beat,
         }
     }
@@ -52,6 +55,7 @@ impl AttachEvent {
         match self {
             Self::Asked(_) => AttachEventKind::Asked,
             Self::Confirmed(_) => AttachEventKind::Confirmed,
+            Self::Draining(_) => AttachEventKind::Draining,
             Self::Left(_) => AttachEventKind::Left,
             Self::Reaped(_) => AttachEventKind::Reaped,
             Self::Beat => AttachEventKind::Beat,
@@ -94,6 +98,8 @@ pub enum AttachAction {
     StopFeeding,
     /// Let the lcores lend again, in the same rings.
     ResumeFeeding,
+    /// Show the guest that nothing more comes: every lcore has stopped, and its last descriptors are published.
+    ShowDraining,
     /// Tell the lcores to let go of the rings; what the endpoint holds becomes quarantined. Report
     /// [`AttachEvent::RingsReleased`] when they have.
     ReleaseRings,
@@ -251,6 +257,7 @@ impl AttachMachine {
         match event {
             AttachEvent::Asked(ask) => self.asked(ask, now_ms, &mut actions),
             AttachEvent::Confirmed(epoch) => self.confirmed(epoch, now_ms, &mut actions),
+            AttachEvent::Draining(epoch) => self.draining(epoch, &mut actions),
             AttachEvent::Left(epoch) | AttachEvent::Reaped(epoch) => self.ended(epoch, &mut actions),
             AttachEvent::Beat => self.beat(now_ms, &mut actions),
             AttachEvent::BeatMissed => {
@@ -280,7 +287,7 @@ impl AttachMachine {
     }
 
     fn holds_rings(&self) -> bool {
-        matches!(self.state, AttachState::Attached | AttachState::Stalled)
+        matches!(self.state, AttachState::Attached | AttachState::Stalled | AttachState::Draining)
     }
 
     fn asked(&mut self, ask: Ask, now_ms: u64, actions: &mut Vec<AttachAction>) {
@@ -290,7 +297,7 @@ impl AttachMachine {
             return;
         }
         match self.state {
-            AttachState::Attached | AttachState::Stalled => {
+            AttachState::Attached | AttachState::Stalled | AttachState::Draining => {
                 // A new ask proves nothing about the old NF; what it holds stays quarantined until something does.
                 self.unproven.push(self.epoch);
                 self.release(Then::Publish { nonce }, actions);
@@ -327,6 +334,7 @@ impl AttachMachine {
     fn phase_after_refusal(&self) -> HostPhase {
         match self.state {
             AttachState::Attached | AttachState::Stalled => HostPhase::Attached,
+            AttachState::Draining => HostPhase::Draining,
             AttachState::Published => HostPhase::Published,
             AttachState::Quarantined => HostPhase::Quarantined,
             AttachState::Detached | AttachState::Releasing => HostPhase::Refused,
@@ -353,6 +361,18 @@ impl AttachMachine {
             self.last_beat_ms = now_ms;
             actions.push(AttachAction::Feed { epoch });
         }
+    }
+
+    /// The guest wants nothing more under this epoch.
+    fn draining(&mut self, epoch: u32, actions: &mut Vec<AttachAction>) {
+        if epoch != self.epoch || self.state == AttachState::Draining {
+            return;
+        }
+        if self.state == AttachState::Attached {
+            actions.push(AttachAction::StopFeeding);
+        }
+        self.state = AttachState::Draining;
+        actions.push(AttachAction::ShowDraining);
     }
 
     /// No NF of this epoch runs any more.

@@ -4,7 +4,7 @@
 //! finds neither a transition that is missing here nor one that never happens.
 
 use AttachEventKind as On;
-use AttachState::{Attached, Detached, Published, Quarantined, Releasing, Stalled};
+use AttachState::{Attached, Detached, Draining, Published, Quarantined, Releasing, Stalled};
 
 /// Where the host stands with one endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -17,6 +17,8 @@ pub enum AttachState {
     Attached,
     /// The lcores hold the rings and take what comes back, but feed nothing: the heartbeat stands still.
     Stalled,
+    /// The lcores hold the rings and take what comes back, but feed nothing: the guest is about to leave.
+    Draining,
     /// The lcores have been told to let go of the rings.
     Releasing,
     /// Nobody is served until somebody pardons the endpoint; no lcore holds the rings.
@@ -25,7 +27,7 @@ pub enum AttachState {
 
 impl AttachState {
     /// Every state.
-    pub const ALL: [Self; 6] = [Detached, Published, Attached, Stalled, Releasing, Quarantined];
+    pub const ALL: [Self; 7] = [Detached, Published, Attached, Stalled, Draining, Releasing, Quarantined];
 }
 
 /// What can happen, without its figures.
@@ -35,6 +37,8 @@ pub enum AttachEventKind {
     Asked,
     /// The guest has taken up an epoch.
     Confirmed,
+    /// The NF is about to end its epoch and wants nothing more.
+    Draining,
     /// The NF ended its epoch.
     Left,
     /// The guest's supervisor reaped the NF of an epoch.
@@ -57,9 +61,10 @@ pub enum AttachEventKind {
 
 impl AttachEventKind {
     /// Every kind.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         On::Asked,
         On::Confirmed,
+        On::Draining,
         On::Left,
         On::Reaped,
         On::Beat,
@@ -130,6 +135,7 @@ pub static LEGAL: &[Legal] = &[
     legal(Published, On::Expelled, &[Quarantined]),
     // Rings change hands only over Releasing: no lcore may see two epochs in one ring.
     legal(Attached, On::Asked, &[Attached, Releasing]),
+    legal(Attached, On::Draining, &[Attached, Draining]),
     legal(Attached, On::Left, &[Attached, Releasing]),
     legal(Attached, On::Reaped, &[Attached, Releasing]),
     legal(Attached, On::Beat, &[Attached]),
@@ -138,12 +144,22 @@ pub static LEGAL: &[Legal] = &[
     legal(Attached, On::WritersGone, &[Releasing]),
     legal(Attached, On::Expelled, &[Releasing]),
     legal(Stalled, On::Asked, &[Stalled, Releasing]),
+    legal(Stalled, On::Draining, &[Stalled, Draining]),
     legal(Stalled, On::Left, &[Stalled, Releasing]),
     legal(Stalled, On::Reaped, &[Stalled, Releasing]),
     legal(Stalled, On::Beat, &[Attached]),
     legal(Stalled, On::Fault, &[Releasing]),
     legal(Stalled, On::WritersGone, &[Releasing]),
     legal(Stalled, On::Expelled, &[Releasing]),
+    // Who drains is not fed again in this epoch, whatever its heartbeat does.
+    legal(Draining, On::Asked, &[Draining, Releasing]),
+    legal(Draining, On::Draining, &[Draining]),
+    legal(Draining, On::Left, &[Draining, Releasing]),
+    legal(Draining, On::Reaped, &[Draining, Releasing]),
+    legal(Draining, On::Beat, &[Draining]),
+    legal(Draining, On::Fault, &[Releasing]),
+    legal(Draining, On::WritersGone, &[Releasing]),
+    legal(Draining, On::Expelled, &[Releasing]),
     // While the lcores let go, asks and proofs are noted; what follows is decided when the rings are home.
     legal(Releasing, On::Asked, &[Releasing]),
     legal(Releasing, On::Left, &[Releasing]),
@@ -161,6 +177,7 @@ pub static LEGAL: &[Legal] = &[
 
 const NO_EPOCH: &str = "no epoch is published, so none can be taken up";
 const CONFIRMED: &str = "the epoch is confirmed already; a second confirmation must not start the rings anew";
+const NO_RINGS_TO_DRAIN: &str = "no lcore holds the rings, so nothing is fed";
 const NOT_FED: &str = "nothing is fed, so a heartbeat says nothing";
 const NO_RINGS: &str = "no lcore holds the rings, so none can have found a fault in them";
 const NOT_ASKED: &str = "no lcore was told to let go of the rings";
@@ -169,11 +186,13 @@ const NOT_OUT: &str = "the endpoint is not quarantined";
 /// Every prohibited pair, with the reason.
 pub static PROHIBITED: &[Prohibited] = &[
     prohibited(Detached, On::Confirmed, NO_EPOCH),
+    prohibited(Detached, On::Draining, NO_RINGS_TO_DRAIN),
     prohibited(Detached, On::Beat, NOT_FED),
     prohibited(Detached, On::BeatMissed, NOT_FED),
     prohibited(Detached, On::Fault, NO_RINGS),
     prohibited(Detached, On::RingsReleased, NOT_ASKED),
     prohibited(Detached, On::Pardoned, NOT_OUT),
+    prohibited(Published, On::Draining, NO_RINGS_TO_DRAIN),
     prohibited(Published, On::Beat, NOT_FED),
     prohibited(Published, On::BeatMissed, NOT_FED),
     prohibited(Published, On::Fault, NO_RINGS),
@@ -186,12 +205,18 @@ pub static PROHIBITED: &[Prohibited] = &[
     prohibited(Stalled, On::BeatMissed, "the endpoint is not fed already"),
     prohibited(Stalled, On::RingsReleased, NOT_ASKED),
     prohibited(Stalled, On::Pardoned, NOT_OUT),
+    prohibited(Draining, On::Confirmed, CONFIRMED),
+    prohibited(Draining, On::BeatMissed, "the endpoint is not fed already"),
+    prohibited(Draining, On::RingsReleased, NOT_ASKED),
+    prohibited(Draining, On::Pardoned, NOT_OUT),
+    prohibited(Releasing, On::Draining, "the epoch is over, and nothing is fed"),
     prohibited(Releasing, On::Confirmed, "the epoch is over; a new one comes with a new ask"),
     prohibited(Releasing, On::Beat, "the epoch is over; a heartbeat does not bring it back"),
     prohibited(Releasing, On::BeatMissed, NOT_FED),
     prohibited(Releasing, On::Fault, "the rings are on their way home; a late fault in them changes nothing"),
     prohibited(Releasing, On::Pardoned, "the verdict on the endpoint stands when its rings are home"),
     prohibited(Quarantined, On::Confirmed, NO_EPOCH),
+    prohibited(Quarantined, On::Draining, NO_RINGS_TO_DRAIN),
     prohibited(Quarantined, On::Beat, NOT_FED),
     prohibited(Quarantined, On::BeatMissed, NOT_FED),
     prohibited(Quarantined, On::Fault, NO_RINGS),
@@ -230,8 +255,11 @@ mod tests {
 
     #[test]
     fn lcores_let_go_before_anything_else_can_happen_to_the_rings() {
-        for entry in LEGAL.iter().filter(|entry| matches!(entry.from, Attached | Stalled)) {
-            assert!(entry.to.iter().all(|to| matches!(to, Attached | Stalled | Releasing)), "{entry:?}");
+        for entry in LEGAL.iter().filter(|entry| matches!(entry.from, Attached | Stalled | Draining)) {
+            assert!(
+                entry.to.iter().all(|to| matches!(to, Attached | Stalled | Draining | Releasing)),
+                "{entry:?}"
+            );
         }
     }
 }

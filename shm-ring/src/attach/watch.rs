@@ -42,6 +42,8 @@ pub enum GuestEvent {
     NonceSeen(Ask),
     /// The guest took up this epoch.
     Confirmed(u32),
+    /// The guest is about to end this epoch, which it has taken up.
+    Draining(u32),
     /// The heartbeat moved.
     Beat(u64),
 }
@@ -73,10 +75,18 @@ impl GuestWatch {
             changed(report.reaped_epoch, seen.reaped_epoch).map(GuestEvent::Reaped),
             new_ask.then_some(GuestEvent::NonceSeen(report.ask)),
             changed(report.confirmed_epoch, seen.confirmed_epoch).map(GuestEvent::Confirmed),
+            draining(report).filter(|_| draining(report) != draining(&seen)).map(GuestEvent::Draining),
             (report.heartbeat != seen.heartbeat).then_some(GuestEvent::Beat(report.heartbeat)),
         ]
         .into_iter()
         .flatten()
         .collect()
     }
+}
+
+/// The epoch that is about to end. One that the guest has not taken up, as far as this report shows, is not meant
+/// yet, or any more: the words are read one by one.
+fn draining(report: &GuestReport) -> Option<u32> {
+    let epoch = report.draining_epoch;
+    (epoch != 0 && epoch == report.confirmed_epoch).then_some(epoch)
 }

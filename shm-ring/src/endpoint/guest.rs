@@ -131,6 +131,21 @@ impl<'m> GuestEndpoint<'m> {
         self.own.confirmed_epoch.store(epoch, ordering!(Release, "sabotage-confirm-relaxed"));
     }
 
+    /// Says that the NF is about to end the epoch: the host feeds it nothing more and takes what comes back.
+    pub fn drain(&self, epoch: u32) {
+        // Relaxed: a wish; nothing that the guest wrote before hangs on it.
+        self.own.draining_epoch.store(epoch, Ordering::Relaxed);
+    }
+
+    /// Whether the host has answered [`GuestEndpoint::drain`]: what the rings hold after this is all there is.
+    #[must_use]
+    pub fn feeding_has_stopped(&self) -> bool {
+        // Acquire: the last descriptors are visible once the phase is. Pairs with the Release in
+        // `HostEndpoint::show`.
+        let phase = self.host.phase.load(ordering!(Acquire, "sabotage-feeding-stopped-relaxed"));
+        phase == HostPhase::Draining as u32
+    }
+
     /// Says that the NF itself has ended the epoch: it touches no buffer of it any more.
     pub fn leave(&self, epoch: u32) {
         // Release: what the NF gave back before is visible. Pairs with the Acquire in `HostEndpoint::report`.

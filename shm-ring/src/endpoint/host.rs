@@ -14,6 +14,8 @@ pub struct GuestReport {
     pub ask: Ask,
     /// See [`GuestWords::confirmed_epoch`].
     pub confirmed_epoch: u32,
+    /// See [`GuestWords::draining_epoch`].
+    pub draining_epoch: u32,
     /// See [`GuestWords::detached_epoch`].
     pub detached_epoch: u32,
     /// See [`GuestWords::reaped_epoch`].
@@ -72,6 +74,8 @@ impl<'m> HostEndpoint<'m> {
             // Pairs with the Release in `GuestEndpoint::leave` and `GuestEndpoint::reaped`.
             detached_epoch: guest.detached_epoch.load(ordering!(Acquire, "sabotage-report-ended-relaxed")),
             reaped_epoch: guest.reaped_epoch.load(ordering!(Acquire, "sabotage-report-ended-relaxed")),
+            // Relaxed: it counts only together with the confirmation of the same epoch.
+            draining_epoch: guest.draining_epoch.load(Ordering::Relaxed),
             // Relaxed: nothing hangs on it.
             heartbeat: guest.heartbeat.load(Ordering::Relaxed),
         }
@@ -142,11 +146,21 @@ impl<'m> HostEndpoint<'m> {
             }
             AttachAction::Feed { .. } => self.set_phase(HostPhase::Attached),
             AttachAction::Withdraw { phase } => self.withdraw(phase),
+            AttachAction::ShowDraining => self.show_draining(),
             AttachAction::StopFeeding
             | AttachAction::ResumeFeeding
             | AttachAction::ReleaseRings
             | AttachAction::Reclaim => {}
         }
+    }
+
+    /// Shows the guest that what is in its rings now is the last.
+    fn show_draining(&self) {
+        // Release: what the lcores published before they stopped is visible to whoever sees the phase.
+        // Pairs with the Acquire in `GuestEndpoint::feeding_has_stopped`.
+        self.own
+            .phase
+            .store(HostPhase::Draining as u32, ordering!(Release, "sabotage-show-draining-relaxed"));
     }
 
     /// Shows the guest the host's view.

@@ -102,6 +102,12 @@ int main(int argc, char **argv)
     if (!netvm_current(&endpoint, epoch))
         return fail("epoch withdrawn", (int)epoch);
     code = forward(&endpoint, rings[0], rings[1], strtoull(argv[2], NULL, 10));
+    if (code == 0) {
+        /* The host has nothing more to lend; what it might have lent meanwhile would be taken here. */
+        netvm_drain(&endpoint, epoch);
+        while (!netvm_drained(&endpoint))
+            sched_yield();
+    }
     netvm_leave(&endpoint, epoch);
     return code;
 }

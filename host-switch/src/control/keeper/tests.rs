@@ -331,6 +331,25 @@ fn what_an_earlier_process_left_in_its_words_attaches_nobody() {
 }
 
 #[test]
+fn who_is_about_to_leave_is_told_when_the_lcores_have_stopped_feeding() {
+    let lab = Lab::start("drain");
+    let (_socket, endpoint) = lab.process();
+    let epoch = attach(&endpoint, 31);
+    lab.noted.wait_for(&["attach 0 with 1 pairs"]);
+    assert!(!endpoint.feeding_has_stopped());
+    endpoint.drain(epoch);
+    lab.noted.wait_for(&["attach 0 with 1 pairs", "stop feeding"]);
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while !endpoint.feeding_has_stopped() {
+        assert!(Instant::now() < deadline, "no word of it");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    endpoint.leave(epoch);
+    lab.noted.wait_for(&["attach 0 with 1 pairs", "stop feeding", "release", "reclaim"]);
+    lab.end();
+}
+
+#[test]
 fn a_clean_leave_brings_buffers_home_and_the_process_may_attach_again() {
     let lab = Lab::start("leave");
     let (_socket, endpoint) = lab.process();

@@ -82,6 +82,26 @@ fn a_missed_heartbeat_stops_the_feeding_and_proves_nothing() {
 }
 
 #[test]
+fn who_drains_is_told_when_nothing_more_comes_and_is_not_fed_again() {
+    let mut machine = attached();
+    assert_eq!(machine.apply(AttachEvent::Draining(2), 0).unwrap(), [], "not the epoch in force");
+    let draining = machine.apply(AttachEvent::Draining(1), 0).unwrap();
+    assert_eq!(draining, [AttachAction::StopFeeding, AttachAction::ShowDraining]);
+    assert_eq!(machine.apply(AttachEvent::Beat, 10).unwrap(), []);
+    assert!(!machine.is_beat_overdue(9000));
+    let left = machine.apply(AttachEvent::Left(1), 9000).unwrap();
+    assert_eq!(left, [AttachAction::Withdraw { phase: HostPhase::Detached }, AttachAction::ReleaseRings]);
+}
+
+#[test]
+fn who_was_silent_and_drains_is_not_stopped_twice() {
+    let mut machine = attached();
+    machine.apply(AttachEvent::BeatMissed, 1001).unwrap();
+    assert_eq!(machine.apply(AttachEvent::Draining(1), 1001).unwrap(), [AttachAction::ShowDraining]);
+    assert_eq!(machine.apply(AttachEvent::Beat, 1002).unwrap(), []);
+}
+
+#[test]
 fn accepts_asks_up_to_the_limit_and_refuses_one_more_until_time_has_passed() {
     let mut machine = fresh();
     for nonce in 1..=3 {
@@ -199,6 +219,7 @@ fn a_successor_knows_what_was_served_and_what_is_unproven() {
 #[derive(Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
 struct World {
     lcores_hold_rings: bool,
+    is_fed: bool,
     /// Epochs that were fed and whose writers nobody has proved gone.
     may_write: BTreeSet<u32>,
     published: u32,
@@ -227,10 +248,19 @@ impl World {
                 assert_eq!(epoch, self.published);
                 assert!(!self.lcores_hold_rings, "rings are handed out once");
                 self.lcores_hold_rings = true;
+                self.is_fed = true;
                 self.may_write.insert(epoch);
             }
-            AttachAction::ReleaseRings | AttachAction::StopFeeding | AttachAction::ResumeFeeding => {
+            AttachAction::ReleaseRings => {
                 assert!(self.lcores_hold_rings);
+                self.is_fed = false;
+            }
+            AttachAction::StopFeeding | AttachAction::ResumeFeeding => {
+                assert!(self.lcores_hold_rings);
+                self.is_fed = action == AttachAction::ResumeFeeding;
+            }
+            AttachAction::ShowDraining => {
+                assert!(!self.is_fed, "who is told that nothing comes gets nothing")
             }
             AttachAction::Reclaim => {
                 let writers = self.may_write.iter().filter(|&&epoch| Some(epoch) != fed).count();
@@ -257,7 +287,8 @@ fn events(epoch: u32) -> Vec<AttachEvent> {
         AttachEvent::Pardoned,
     ];
     for recent in epoch.saturating_sub(2)..=epoch.saturating_add(1) {
-        events.extend([AttachEvent::Left(recent), AttachEvent::Reaped(recent)]);
+        let of = [AttachEvent::Draining(recent), AttachEvent::Left(recent), AttachEvent::Reaped(recent)];
+        events.extend(of);
     }
     events
 }
@@ -271,7 +302,7 @@ fn explore(
     let mut seen = std::collections::HashSet::new();
     let mut open = vec![(start, world)];
     while let Some((before, world)) = open.pop() {
-        if !seen.insert((before.clone(), world.lcores_hold_rings, world.may_write.clone())) {
+        if !seen.insert((before.clone(), world.lcores_hold_rings, world.is_fed, world.may_write.clone())) {
             continue;
         }
         for event in events(before.last_epoch()) {

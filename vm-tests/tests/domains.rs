@@ -1,0 +1,126 @@
+//! Two domains on one switch, with processes in them: what an edge carries, what it does not, and a function that
+//! works on copies.
+
+use std::time::Duration;
+
+use lab::child::Child;
+use lab::switch::Switch;
+use lab::transfer::ping;
+use vm_tests::scene::assert_conserved;
+use vm_tests::{Scene, config};
+
+const SERVER: &str = "10.1.0.3";
+
+/// Client and blue-forwarder in domain "blue", green-forwarder and server in domain "green". `edges` are the edges,
+/// `green_process` further lines of the process in green.
+fn two_domains(edges: &str, green_process: &str) -> String {
+    let domains = r#"
+[switch]
+name = "NAME"
+lcores = [0]
+
+[[domain]]
+name = "blue"
+region_mib = 16
+pages = "hugetlb-or-plain"
+
+[[domain]]
+name = "green"
+region_mib = 16
+pages = "hugetlb-or-plain"
+
+[[port]]
+name = "client"
+device = "net_af_packet0,iface=IDc"
+domain = "blue"
+chain = "upstream"
+
+[[port]]
+name = "server"
+device = "net_af_packet1,iface=IDs"
+domain = "green"
+chain = "downstream"
+"#;
+    let processes = format!(
+        "[[process]]\nname = \"blue0\"\ndomain = \"blue\"\n[[process.endpoint]]\nservice = \"blue-forwarder\"\n\
+         [[process]]\nname = \"green0\"\ndomain = \"green\"\n{green_process}\n\
+         [[process.endpoint]]\nservice = \"green-forwarder\"\n"
+    );
+    [
+        domains,
+        &config::service("blue-forwarder", ""),
+        &config::service("green-forwarder", ""),
+        &config::there_and_back(&["blue-forwarder", "green-forwarder"]),
+        edges,
+        &processes,
+    ]
+    .concat()
+}
+
+const THERE: &str = "\n[[edge]]\nfrom = \"blue\"\nto = \"green\"\n";
+const BACK: &str = "\n[[edge]]\nfrom = \"green\"\nto = \"blue\"\n";
+const BROADCAST: &str = "broadcast = true\n";
+
+/// Starts both forwarders, which run until they are dropped.
+fn start_forwarders(switch: &mut Switch) -> Vec<Child> {
+    let start = |name| switch.start_process(name, "forwarder", &[]).unwrap_or_else(|err| panic!("{err}"));
+    let forwarders = ["blue0", "green0"].map(start);
+    switch.wait_attached(&["blue0", "green0"], Duration::from_secs(20)).unwrap_or_else(|err| panic!("{err}"));
+    forwarders.into()
+}
+
+#[test]
+fn a_file_crosses_from_domain_to_domain_over_edges() {
+    let scene = Scene::new();
+    let (client, server) = scene.hosts();
+    let mut switch = scene.switch(&two_domains(&[THERE, BROADCAST, BACK, BROADCAST].concat(), ""));
+    let _forwarders = start_forwarders(&mut switch);
+    assert_eq!(ping(&client, SERVER, 20, 20).unwrap().answered, 20);
+    scene.assert_a_file_crosses(&client, &server, SERVER);
+    let status = switch.status().unwrap();
+    assert_eq!(status.dropped("domain_edge_denied"), 0, "{:?}", status.drops);
+    assert_conserved(&status);
+    switch.stop().unwrap();
+}
+
+#[test]
+fn a_function_that_works_on_copies_is_the_same_program() {
+    let scene = Scene::new();
+    let (client, server) = scene.hosts();
+    let mut switch =
+        scene.switch(&two_domains(&[THERE, BROADCAST, BACK, BROADCAST].concat(), "access = \"copied\""));
+    let _forwarders = start_forwarders(&mut switch);
+    scene.assert_a_file_crosses(&client, &server, SERVER);
+    let status = switch.status().unwrap();
+    assert!(status.endpoint_of("green0").unwrap().returned > 10_000);
+    assert_conserved(&status);
+    switch.stop().unwrap();
+}
+
+#[test]
+fn what_no_edge_is_for_is_dropped_by_name() {
+    let scene = Scene::new();
+    // Neighbours know each other: nothing but echoes is sent.
+    let (client, _server) = scene.introduced_hosts();
+    let mut switch = scene.switch(&two_domains(&[THERE, "proto = \"tcp\"\n", BACK].concat(), ""));
+    let _forwarders = start_forwarders(&mut switch);
+    assert_eq!(ping(&client, SERVER, 10, 20).unwrap().answered, 0);
+    let status = switch.status().unwrap();
+    assert!(status.dropped("domain_edge_denied") >= 10, "{:?}", status.drops);
+    assert_eq!(status.endpoint_of("green0").unwrap().returned, 0, "nothing got into green");
+    assert_conserved(&status);
+    switch.stop().unwrap();
+}
+
+#[test]
+fn broadcast_stays_where_the_edge_does_not_say_so() {
+    let scene = Scene::new();
+    let (client, _server) = scene.hosts();
+    let mut switch = scene.switch(&two_domains(&[THERE, BACK].concat(), ""));
+    let _forwarders = start_forwarders(&mut switch);
+    assert_eq!(ping(&client, SERVER, 3, 20).unwrap().answered, 0, "nobody hears who asks for an address");
+    let status = switch.status().unwrap();
+    assert!(status.dropped("domain_edge_denied") > 0, "{:?}", status.drops);
+    assert_eq!(status.endpoint_of("green0").unwrap().returned, 0, "nothing got into green");
+    switch.stop().unwrap();
+}
