@@ -33,6 +33,14 @@ fn every_example_passes_and_says_what_it_needs() {
 }
 
 #[test]
+fn the_private_region_of_a_copied_owner_is_told_like_a_domain() {
+    let example = files("examples").into_iter().find(|path| path.ends_with("edges.toml")).unwrap();
+    let said = netvm(&["check", example.to_str().unwrap()]);
+    assert!(said.output.contains("domain scrub0@lab: 1769 buffers of 2368 B in 4 MiB"), "{}", said.output);
+    assert!(said.output.contains("copies from other domains"), "{}", said.output);
+}
+
+#[test]
 fn every_refused_file_is_refused_with_place_and_count() {
     let refused = files("refused");
     assert!(refused.len() >= 10, "{refused:?}");

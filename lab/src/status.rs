@@ -14,6 +14,9 @@ pub struct Status {
     /// The VMs that run.
     #[serde(default)]
     pub vms: Vec<Vm>,
+    /// The ways between domains.
+    #[serde(default)]
+    pub edges: Vec<Edge>,
     /// Drops: domain → reason → packets.
     pub drops: BTreeMap<String, BTreeMap<String, u64>>,
     /// Buffers by holder: domain → terms.
@@ -42,6 +45,19 @@ pub struct Port {
     pub rx_packets: u64,
     /// Packets sent.
     pub tx_packets: u64,
+}
+
+/// One way on which packets are copied from a domain into another.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Edge {
+    /// The domain that they leave.
+    pub from: String,
+    /// The domain that they enter.
+    pub to: String,
+    /// Packets copied over.
+    pub packets: u64,
+    /// Their bytes.
+    pub bytes: u64,
 }
 
 /// One endpoint.

@@ -27,7 +27,7 @@ fn every_example_loads_without_findings() {
             }
         }
     }
-    assert_eq!(count, 3);
+    assert_eq!(count, 4);
 }
 
 #[test]

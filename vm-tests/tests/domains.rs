@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use lab::child::Child;
+use lab::status::Status;
 use lab::switch::Switch;
 use lab::transfer::ping;
 use vm_tests::scene::assert_conserved;
@@ -69,6 +70,12 @@ fn start_forwarders(switch: &mut Switch) -> Vec<Child> {
     forwarders.into()
 }
 
+/// Bytes copied from one domain into another.
+fn carried(status: &Status, from: &str, to: &str) -> u64 {
+    let edges = status.edges.iter().filter(|edge| edge.from == from && edge.to == to);
+    edges.map(|edge| edge.bytes).sum()
+}
+
 #[test]
 fn a_file_crosses_from_domain_to_domain_over_edges() {
     let scene = Scene::new();
@@ -79,6 +86,8 @@ fn a_file_crosses_from_domain_to_domain_over_edges() {
     scene.assert_a_file_crosses(&client, &server, SERVER);
     let status = switch.status().unwrap();
     assert_eq!(status.dropped("domain_edge_denied"), 0, "{:?}", status.drops);
+    // The file comes from green: its bytes are counted on the way back.
+    assert!(carried(&status, "green", "blue") > 16 << 20, "{:?}", status.edges);
     assert_conserved(&status);
     switch.stop().unwrap();
 }
@@ -93,6 +102,10 @@ fn a_function_that_works_on_copies_is_the_same_program() {
     scene.assert_a_file_crosses(&client, &server, SERVER);
     let status = switch.status().unwrap();
     assert!(status.endpoint_of("green0").unwrap().returned > 10_000);
+    // From the port of green into the private region by a copy, and from there into blue by another.
+    assert!(carried(&status, "green", "green0@green") > 16 << 20, "{:?}", status.edges);
+    assert!(carried(&status, "green0@green", "blue") > 16 << 20, "{:?}", status.edges);
+    assert_eq!(carried(&status, "green", "blue"), 0, "{:?}", status.edges);
     assert_conserved(&status);
     switch.stop().unwrap();
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use clap::Args;
 
 use super::{Failure, WhichSwitch};
-use crate::control::status::{BufferStatus, EndpointStatus, LcoreStatus, PortStatus, Status};
+use crate::control::status::{BufferStatus, EdgeStatus, EndpointStatus, LcoreStatus, PortStatus, Status};
 
 #[derive(Debug, Args)]
 pub(super) struct StatusArgs {
@@ -55,6 +55,7 @@ fn table(status: &Status) -> String {
     _ = lcores(&mut text, &status.lcores);
     _ = ports(&mut text, &status.ports);
     _ = endpoints(&mut text, &status.endpoints);
+    _ = edges(&mut text, &status.edges);
     text += &super::vm::table(&status.owners);
     text.push('\n');
     for vm in &status.vms {
@@ -118,6 +119,14 @@ fn endpoints(text: &mut String, endpoints: &[EndpointStatus]) -> std::fmt::Resul
         )?;
     }
     text.push('\n');
+    Ok(())
+}
+
+fn edges(text: &mut String, edges: &[EdgeStatus]) -> std::fmt::Result {
+    for EdgeStatus { from, to, packets, bytes, drops } in edges {
+        let dropped: u64 = drops.values().sum();
+        writeln!(text, "edge {from} to {to}: {packets} packets, {bytes} bytes copied, {dropped} dropped")?;
+    }
     Ok(())
 }
 

@@ -6,11 +6,14 @@ use shm_ring::attach::HostPhase;
 use shm_ring::layout::GuestCounter;
 use switch_core::Named;
 use switch_core::counters::CounterSet;
+use switch_core::edge::EdgeSpec;
 use switch_core::ids::DomainId;
 
 use super::keeper::View;
-use super::status::{Audit, BufferStatus, EndpointStatus, LcoreStatus, PortStatus, ShardStatus, Status};
-use crate::datapath::{CountersSnapshot, LcoreSnapshot, PortSnapshot, ShardReport};
+use super::status::{
+    Audit, BufferStatus, EdgeStatus, EndpointStatus, LcoreStatus, PortStatus, ShardStatus, Status,
+};
+use crate::datapath::{CountersSnapshot, EdgeCounters, LcoreSnapshot, PortSnapshot, ShardReport};
 use crate::plan::Plan;
 
 /// The counters of an NF that are shown, by name.
@@ -48,6 +51,7 @@ impl Sources<'_> {
             endpoints: (0..self.plan.endpoints.len()).map(|id| self.endpoint(id)).collect(),
             vms: self.view.vms.clone(),
             owners: self.view.owners.clone(),
+            edges: self.edges(),
             drops: self.drops(),
             buffers: self.buffers(),
             copies_in_trusted_chain: self.counters.copies_in_trusted_chain(),
@@ -97,6 +101,17 @@ impl Sources<'_> {
             faults,
             nf: NF_COUNTERS.iter().map(|(name, which)| ((*name).to_owned(), nf[*which as usize])).collect(),
         }
+    }
+
+    fn edges(&self) -> Vec<EdgeStatus> {
+        let status = |(edge, counted): (&EdgeSpec, &EdgeCounters)| EdgeStatus {
+            from: self.domain_name(edge.from),
+            to: self.domain_name(edge.to),
+            packets: counted.packets,
+            bytes: counted.bytes,
+            drops: named(&counted.drops),
+        };
+        self.plan.forwarding.edges().iter().zip(&self.counters.edges).map(status).collect()
     }
 
     fn drops(&self) -> BTreeMap<String, BTreeMap<String, u64>> {

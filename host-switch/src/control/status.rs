@@ -26,6 +26,9 @@ pub struct Status {
     /// Every VM and process of the config.
     #[serde(default)]
     pub owners: Vec<OwnerStatus>,
+    /// The ways between domains on which packets are copied.
+    #[serde(default)]
+    pub edges: Vec<EdgeStatus>,
     /// Dropped packets: domain, then reason.
     pub drops: BTreeMap<String, BTreeMap<String, u64>>,
     /// Buffers by holder, for each domain.
@@ -120,6 +123,21 @@ pub struct EndpointStatus {
     /// What the NF counts for itself. Shown, not believed.
     #[serde(default)]
     pub nf: BTreeMap<String, u64>,
+}
+
+/// One edge: those of the config in its order, then those to and from the private regions of copied owners.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EdgeStatus {
+    /// The domain that packets leave.
+    pub from: String,
+    /// The domain that they enter.
+    pub to: String,
+    /// Packets copied over.
+    pub packets: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Packets that it is for and that were dropped all the same, by reason.
+    pub drops: BTreeMap<String, u64>,
 }
 
 /// One VM that runs.
