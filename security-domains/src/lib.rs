@@ -57,7 +57,7 @@ pub use limit::Limit;
 pub use mac::Mac;
 pub use manual::key_tables;
 pub use nearest::near_enough;
-pub use need::{BURST_BUFFERS, CROSSING_BUFFERS, DomainNeed, PortTerm};
+pub use need::{BURST_BUFFERS, CROSSING_BUFFERS, DomainNeed, LINE_BUFFERS, PortTerm};
 pub use policy::{Policy, PolicyAction, Violation};
 pub use port::{FRAME_HEADER_BYTES, HEADROOM_BYTES, Port};
 pub use prefix::Prefix;

@@ -15,6 +15,8 @@ use crate::key::Key;
 pub const BURST_BUFFERS: u64 = 4 * 64;
 /// Buffers that one lcore copies into a domain at once: a burst.
 pub const CROSSING_BUFFERS: u64 = 64;
+/// Frames of one domain that wait on one lcore for a shared port at most.
+pub const LINE_BUFFERS: u64 = 256;
 
 const HUGEPAGE_BYTES: u64 = 2 << 20;
 /// Smallest control area: it becomes a PCI BAR.
@@ -31,7 +33,7 @@ pub struct PortTerm {
     pub tx_slots: u64,
     /// Whether domains share it: then received frames wait in a pool of the host, not here.
     pub shared: bool,
-    /// `lcores × (rx_slots + tx_slots)`; of a shared one `lcores × tx_slots`.
+    /// `lcores × (rx_slots + tx_slots)`; of a shared one `lcores × (tx_slots +` [`LINE_BUFFERS`]`)`.
     pub buffers: u64,
 }
 
@@ -85,6 +87,8 @@ struct Memory {
     /// Whether it has a `path`.
     files: bool,
     crossed_into: bool,
+    hidden_in: Option<DomainId>,
+    observes: bool,
 }
 
 fn memories(config: &Config) -> Vec<Memory> {
@@ -98,6 +102,8 @@ fn memories(config: &Config) -> Vec<Memory> {
         files: domain.path.is_some(),
         crossed_into: config.edges.iter().any(|edge| edge.to == id)
             || hidden.iter().any(|hidden| hidden.parent == id && !hidden.observes),
+        hidden_in: None,
+        observes: false,
     });
     let private = hidden.iter().map(|hidden| Memory {
         id: hidden.id,
@@ -107,6 +113,8 @@ fn memories(config: &Config) -> Vec<Memory> {
         pages: hidden.pages,
         files: config.domains[hidden.parent.index()].path.is_some(),
         crossed_into: true,
+        hidden_in: Some(hidden.parent),
+        observes: hidden.observes,
     });
     declared.chain(private).collect()
 }
@@ -117,9 +125,9 @@ impl DomainNeed {
     }
 
     fn of(config: &Config, memory: Memory) -> Self {
-        let Memory { id, name, region_mib, buffer_stride_bytes, pages, files, crossed_into } = memory;
         let lcores = config.switch.lcores.len() as u64;
-        let ports = port_terms(config, id, lcores);
+        let ports = port_terms(config, &memory, lcores);
+        let Memory { id, name, region_mib, buffer_stride_bytes, pages, files, crossed_into, .. } = memory;
         let endpoints: Vec<EndpointListing<'_>> =
             config.endpoints().into_iter().filter(|endpoint| endpoint.region == id).collect();
         // A quota is shared by the lcores, and each may lend at least one buffer.
@@ -188,14 +196,19 @@ impl DomainNeed {
     }
 }
 
-fn port_terms(config: &Config, id: DomainId, lcores: u64) -> Vec<PortTerm> {
+/// Of its own ports; what is hidden in a domain has part in the shared ones only.
+fn port_terms(config: &Config, memory: &Memory, lcores: u64) -> Vec<PortTerm> {
     let term = |port: &crate::port::Port| {
         let (rx_slots, tx_slots) = (u64::from(port.rx_slots), u64::from(port.tx_slots));
         let shared = port.is_shared();
-        let slots = if shared { tx_slots } else { rx_slots + tx_slots };
+        let slots = if shared { tx_slots + LINE_BUFFERS } else { rx_slots + tx_slots };
         PortTerm { port: port.name.clone(), rx_slots, tx_slots, shared, buffers: lcores * slots }
     };
-    config.ports.iter().filter(|port| port.domains.contains(&id)).map(term).collect()
+    let is_of = |port: &&crate::port::Port| match memory.hidden_in {
+        None => port.domains.contains(&memory.id),
+        Some(parent) => port.is_shared() && port.domains.contains(&parent) && !memory.observes,
+    };
+    config.ports.iter().filter(is_of).map(term).collect()
 }
 
 /// Each VM and process has a control area of its own, in a file of its own.
@@ -240,7 +253,10 @@ impl fmt::Display for DomainNeed {
         )?;
         for PortTerm { port, rx_slots, tx_slots, shared, buffers } in &self.ports {
             if *shared {
-                writeln!(f, "  {buffers:>8}  shared port {port}: {threads} × {tx_slots} tx slots")?;
+                writeln!(
+                    f,
+                    "  {buffers:>8}  shared port {port}: {threads} × ({tx_slots} tx slots + {LINE_BUFFERS} in line)"
+                )?;
             } else {
                 writeln!(
                     f,

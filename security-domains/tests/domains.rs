@@ -174,11 +174,16 @@ fn the_lab_needs_room_for_copies_and_the_hidden_domain_is_told() {
 fn received_frames_of_a_shared_port_wait_elsewhere() {
     let shared = "domains = [\"office\", \"lab\"]\nchain = \"to-lab\"";
     let config = with("domain = \"office\"\nchain = \"to-lab\"", shared).unwrap();
-    for need in &config.needs()[..2] {
+    assert_eq!(config.needs()[2].name, "scrub0@lab", "what is hidden in a domain shares its shared ports");
+    for need in &config.needs() {
         let term = need.ports.iter().find(|term| term.port == "office-link").unwrap();
-        assert_eq!((term.shared, term.buffers), (true, 512), "{}", need.name);
+        assert_eq!((term.shared, term.buffers), (true, 512 + 256), "{}", need.name);
     }
-    assert!(config.needs()[1].to_string().contains("512  shared port office-link: 1 lcore × 512 tx slots"));
+    assert!(
+        config.needs()[1]
+            .to_string()
+            .contains("768  shared port office-link: 1 lcore × (512 tx slots + 256 in line)")
+    );
 }
 
 #[test]
