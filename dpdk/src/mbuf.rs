@@ -154,6 +154,25 @@ impl Mbuf {
         Ok(())
     }
 
+    /// Puts `rest` behind this frame: one frame of two segments, sent and freed together.
+    ///
+    /// # Errors
+    /// Gives `rest` back when one of the two has several segments already, or both together are longer than
+    /// frames get; nothing changes.
+    #[inline]
+    pub fn append(&mut self, rest: Self) -> Result<(), Self> {
+        let len_bytes = u32::from(self.data_len()) + u32::from(rest.data_len());
+        if self.segments() != 1 || rest.segments() != 1 || len_bytes > u32::from(u16::MAX) {
+            return Err(rest);
+        }
+        let header = self.header_mut();
+        header.pkt_len = len_bytes;
+        header.nb_segs = 2;
+        // From here on the chain holds it: whoever frees this frame frees its segments.
+        header.next = rest.into_header().as_ptr();
+        Ok(())
+    }
+
     /// Address of the frame's first byte. Guests may write what is there at any time.
     #[inline]
     pub fn data_address(&self) -> NonNull<u8> {

@@ -53,6 +53,8 @@ pub struct PortSettings {
     pub tx_slots: u16,
     /// Longest payload of a frame, without its Ethernet header.
     pub mtu_bytes: u16,
+    /// Send frames of several segments, where [`PortInfo::sends_segments`] says that it can.
+    pub tx_segments: bool,
     /// Let a full receive queue drop its frames instead of holding up the port's other queues.
     pub rx_drop_when_full: bool,
 }
@@ -70,6 +72,8 @@ pub struct PortInfo {
     pub mtu_bytes_min: u16,
     /// Largest MTU.
     pub mtu_bytes_max: u16,
+    /// Whether it sends frames of several segments.
+    pub sends_segments: bool,
 }
 
 /// Drivers known to leave pinned buffers where they are: they fill the buffer that the header names and
@@ -369,5 +373,6 @@ fn port_info(raw: &dpdk_sys::rte_eth_dev_info) -> PortInfo {
         tx_queues_max: raw.max_tx_queues,
         mtu_bytes_min: raw.min_mtu,
         mtu_bytes_max: raw.max_mtu,
+        sends_segments: raw.tx_offload_capa & dpdk_sys::NETVM_ETH_TX_OFFLOAD_MULTI_SEGS != 0,
     }
 }

@@ -9,6 +9,7 @@ use dpdk_sys::rte_mempool;
 use crate::burst::MbufBurst;
 use crate::eal::{Eal, c_text};
 use crate::error::{DpdkError, Errno};
+use crate::mbuf::Mbuf;
 use crate::pool::take_into;
 
 /// Buffers that no guest can see. Any thread may take and give back. Clones are handles of one pool.
@@ -80,6 +81,12 @@ impl PrivatePool {
     pub fn take_into<const N: usize>(&self, burst: &mut MbufBurst<N>, count: usize) -> bool {
         // SAFETY: the mempool lives as long as `self`, and its objects are mbufs.
         unsafe { take_into(self.mempool(), burst, count) }
+    }
+
+    /// Takes one empty frame, if there is one.
+    pub fn take(&self) -> Option<Mbuf> {
+        let mut one = MbufBurst::<1>::new();
+        if self.take_into(&mut one, 1) { one.take_first() } else { None }
     }
 
     pub(crate) fn mempool(&self) -> *mut rte_mempool {

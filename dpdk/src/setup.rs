@@ -118,6 +118,9 @@ fn configure_device(
 ) -> Result<(), DpdkError> {
     let mut conf = dpdk_sys::rte_eth_conf::default();
     conf.rxmode.mtu = u32::from(settings.mtu_bytes);
+    if settings.tx_segments {
+        conf.txmode.offloads = raw.tx_offload_capa & dpdk_sys::NETVM_ETH_TX_OFFLOAD_MULTI_SEGS;
+    }
     let key_len = if raw.hash_key_size == 0 { 40 } else { usize::from(raw.hash_key_size) };
     let mut key: Vec<u8> = SYMMETRIC_KEY_PAIR.into_iter().cycle().take(key_len).collect();
     let hash_functions = raw.flow_type_rss_offloads & dpdk_sys::NETVM_ETH_RSS_IP_TCP_UDP;
@@ -175,7 +178,7 @@ fn set_up_tx(
     queue: u16,
 ) -> Result<(), DpdkError> {
     let mut conf = raw.default_txconf;
-    // None at all, and above all not MBUF_FAST_FREE: it skips the checks on freeing, and wants all
+    // None beside the port's, and above all not MBUF_FAST_FREE: it skips the checks on freeing, and wants all
     // frames of a queue to be of one pool.
     conf.offloads = 0;
     // SAFETY: a valid, stopped port and a queue it was configured with.

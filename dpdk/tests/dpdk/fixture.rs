@@ -124,6 +124,7 @@ pub fn settings(pool: impl Into<RxPool>) -> PortSettings {
         rx_slots: 64,
         tx_slots: 64,
         mtu_bytes: 1500,
+        tx_segments: true,
         rx_drop_when_full: true,
     }
 }

@@ -1,9 +1,6 @@
 //! What a frame says of itself, and where it lies.
 
-use std::ptr::with_exposed_provenance_mut;
-
 use dpdk::{BufferIndex, FrameBounds, MbufBurst, PrivatePool};
-use dpdk_sys::rte_mbuf;
 
 use crate::fixture::{Bench, FIRST_INDEX, STRIDE, eal, started};
 
@@ -130,13 +127,11 @@ fn a_frame_of_two_segments_says_so_is_not_resized_and_goes_home_whole() {
     let (port, mut queues) = started("net_ring_segments", &bench.pool);
     let mut burst = MbufBurst::<4>::new();
     assert!(bench.pool.take_into(&mut burst, 2));
-    let (first, second) = (burst.take_first().unwrap(), burst.take_first().unwrap());
-    let header = |frame: &dpdk::Mbuf| with_exposed_provenance_mut::<rte_mbuf>(frame.header_address());
-    // SAFETY: a header that we hold.
-    let chained = unsafe { &mut *header(&first) };
-    chained.next = header(&second);
-    chained.nb_segs = 2;
-    std::mem::forget(second);
+    let (mut first, second) = (burst.take_first().unwrap(), burst.take_first().unwrap());
+    first.append(second).unwrap();
+    // A third one is not taken.
+    assert!(bench.pool.take_into(&mut burst, 1));
+    drop(first.append(burst.take_first().unwrap()).unwrap_err());
     burst.push(first).unwrap();
     assert_eq!(queues.tx[0].burst(&mut burst), 1);
     assert_eq!(queues.rx[0].burst(&mut burst), 1);

@@ -253,6 +253,7 @@ fn add_port(
         rx_slots: spec.rx_slots,
         tx_slots: spec.tx_slots,
         mtu_bytes: spec.mtu_bytes,
+        tx_segments: false,
         // All queues of a port are of one domain, so a slow one harms nobody else.
         rx_drop_when_full: false,
     })?;
