@@ -109,6 +109,8 @@ pub const ALL: &[Sabotage] = &[
     datapath("sabotage-crossing-tail", EDGES, "nothing_but_the_frame_crosses"),
     datapath("sabotage-limits", SHARES, "a_limited_domain_lets_in_what_its_rate_allows"),
     datapath("sabotage-shares", SHARES, "a_flood_in_one_domain_leaves_the_other_its_share"),
+    datapath("sabotage-port-shares", SHARED, "a_flood_of_one_domain_leaves_the_other_its_share_of_a_port"),
+    datapath("sabotage-egress-reread", SHARED, "headers_rewritten_behind_the_copy_do_not_leave"),
     Sabotage {
         package: "host-switch",
         feature: "sabotage-exit-proof",
@@ -141,6 +143,7 @@ const fn datapath(feature: &'static str, file: &'static [&'static str], test: &'
 
 const EDGES: &[&str] = &["--test", "datapath_edges"];
 const SHARES: &[&str] = &["--test", "datapath_shares"];
+const SHARED: &[&str] = &["--test", "datapath_shared"];
 
 /// Features that are tools of a test instead of broken checks: with them, the test must pass.
 pub const TOOLS: &[Sabotage] = &[

@@ -117,8 +117,7 @@ impl Lcore {
     pub(super) fn audit(&self) -> Vec<ShardReport> {
         let reports = self.domains.iter().map(|domain| {
             let id = domain.state.id;
-            let waiting = self.egresses.iter().filter(|egress| egress.domain == id);
-            let in_hand: usize = waiting.map(|egress| egress.batch().len()).sum();
+            let in_hand: usize = self.egresses.iter().map(|egress| egress.waiting_of(id)).sum();
             ShardReport {
                 domain: id,
                 lcore: self.id,
@@ -170,6 +169,10 @@ impl Lcore {
             self.release(self.endpoints[position].id);
         }
         self.flush(1);
+        self.send_lines();
+        for egress in &mut self.egresses {
+            egress.give_up(&mut self.domains);
+        }
     }
 
     /// After the thread has ended and the ports are stopped, nobody writes the regions any more.

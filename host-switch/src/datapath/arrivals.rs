@@ -13,7 +13,8 @@ use super::route::Route;
 impl Lcore {
     /// Receives a burst from one queue and sends each frame on its way.
     pub(super) fn receive(&mut self, position: usize) -> usize {
-        if !self.may_receive(position) {
+        let domain = self.ingresses[position].domain;
+        if self.domains[domain.index()].state.is_lost || !self.may_receive(position) {
             return 0;
         }
         let ingress = &mut self.ingresses[position];
@@ -21,7 +22,6 @@ impl Lcore {
         if received == 0 {
             return 0;
         }
-        let domain = ingress.domain;
         let DomainLane { cell, pool, state, .. } = &mut self.domains[domain.index()];
         // Frames to be freed by DPDK, which takes the shard: dropped behind the borrow.
         let mut freed = MbufBurst::<RX_BURST>::new();
@@ -89,13 +89,10 @@ impl Lcore {
         received
     }
 
-    /// Whether a queue may be polled: its region is whole, and a paced port finds room all along its chain.
-    fn may_receive(&mut self, position: usize) -> bool {
+    /// Whether a queue may be polled: a paced port finds room all along its chain.
+    pub(super) fn may_receive(&mut self, position: usize) -> bool {
         let Self { ingresses, domains, endpoints, live, .. } = self;
         let ingress = &mut ingresses[position];
-        if domains[ingress.domain.index()].state.is_lost {
-            return false;
-        }
         let Some(chain) = &ingress.paced else { return true };
         let lanes = || chain.iter().filter_map(|endpoint| endpoints.get(endpoint.index()));
         let is_fed = lanes().all(|lane| lane.pair.is_some() && live.is_live(lane.id));

@@ -142,7 +142,7 @@ impl Lcore {
     }
 
     /// Moves frames of one domain on, outside of a burst.
-    fn at<R>(&mut self, domain: DomainId, act: impl FnOnce(&mut Route<'_>) -> R) -> R {
+    pub(super) fn at<R>(&mut self, domain: DomainId, act: impl FnOnce(&mut Route<'_>) -> R) -> R {
         let DomainLane { cell, state, .. } = &mut self.domains[domain.index()];
         act(&mut Route {
             lcore: self.id,

@@ -9,6 +9,7 @@ use super::counters::PortCounters;
 use super::domain::{DomainLane, DomainState, Frame};
 use super::handoff::{FromLcore, Taken, ToOwner};
 use super::sample::Place;
+use super::shared_egress::SharedEgress;
 
 /// Frames that make a transmission worth its call.
 pub(super) const FLUSH_FRAMES: usize = 32;
@@ -23,11 +24,14 @@ pub(super) enum Way {
     Queue(TxQueue),
     /// By the lcore that owns the port's only queue.
     Owner(ToOwner),
+    /// In a line for each domain of the port; nothing waits in the batch.
+    Shared(Box<SharedEgress>),
 }
 
 /// The sending side of one port on one lcore.
 #[derive(Debug)]
 pub(super) struct Egress {
+    /// The only domain whose frames leave here; [`Egress::OF_SEVERAL`] for a shared port.
     pub domain: DomainId,
     pub limits: EgressLimits,
     pub way: Way,
@@ -39,6 +43,9 @@ pub(super) struct Egress {
 }
 
 impl Egress {
+    /// No domain has this number.
+    pub(super) const OF_SEVERAL: DomainId = DomainId(u16::MAX);
+
     pub(super) fn new(domain: DomainId, limits: EgressLimits, way: Way) -> Self {
         let nothing = Frame { index: switch_core::ids::BufferIndex(0), offset_bytes: 0, len_bytes: 0 };
         Self {
@@ -58,9 +65,28 @@ impl Egress {
         self.batch_len
     }
 
-    /// The frames that wait here.
-    pub(super) fn batch(&self) -> &[Frame] {
-        &self.batch[..self.batch_len]
+    /// How many frames of a domain wait here, in the ledger's state `Lcore`.
+    pub(super) fn waiting_of(&self, domain: DomainId) -> usize {
+        match &self.way {
+            Way::Shared(shared) => shared.waiting(domain),
+            _ if self.domain == domain => self.batch_len,
+            _ => 0,
+        }
+    }
+
+    /// Sends what waits in the lines of a shared port, as far as the driver takes it; how many.
+    pub(super) fn send_lines(&mut self, domains: &mut [DomainLane]) -> usize {
+        match &mut self.way {
+            Way::Shared(shared) => shared.send(domains, &mut self.counters),
+            _ => 0,
+        }
+    }
+
+    /// Before the lcore ends: frames that nobody will send go home.
+    pub(super) fn give_up(&mut self, domains: &mut [DomainLane]) {
+        if let Way::Shared(shared) = &mut self.way {
+            shared.give_up(domains);
+        }
     }
 
     /// Accepts a frame for the next transmission, padded if it is shorter than the port sends.
@@ -86,6 +112,7 @@ impl Egress {
         let count = std::mem::take(&mut self.batch_len);
         let frames = &mut self.batch[..count];
         match &mut self.way {
+            Way::Shared(_) => {}
             Way::Owner(owner) => hand_on(owner, frames, domain),
             Way::Queue(queue) => {
                 let bytes = make_mbufs(frames, &mut self.mbufs, domain);

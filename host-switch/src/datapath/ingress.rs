@@ -14,7 +14,7 @@ use super::sample::Place;
 /// Frames of one receive call.
 pub(super) const RX_BURST: usize = 32;
 /// Longest frame that is copied from a host-private pool.
-const FRAME_COPY_BYTES: usize = 9728;
+pub(super) const FRAME_COPY_BYTES: usize = 9728;
 
 /// The receiving side of one port on one lcore.
 #[derive(Debug)]
@@ -35,12 +35,49 @@ pub(super) enum Source {
     /// Into the region of the port's domain.
     Region,
     /// Into private memory; the buffer is what a frame passes on its way into the region.
-    Private(Box<[u8; FRAME_COPY_BYTES]>),
+    Private(Box<Scratch>),
+}
+
+/// What a frame passes on its way into the region.
+#[derive(Debug)]
+pub(super) struct Scratch {
+    bytes: [u8; FRAME_COPY_BYTES],
+    /// How many of them are the frame's.
+    len: usize,
+}
+
+impl Scratch {
+    /// Copies a frame out of its mbuf. One that is longer than any port's is cut, and fits no buffer then.
+    fn copy_out(&mut self, mbuf: &Mbuf) -> &[u8] {
+        self.len = mbuf.copy_out(0, &mut self.bytes);
+        self.copied()
+    }
+
+    /// The frame that was copied last.
+    fn copied(&self) -> &[u8] {
+        &self.bytes[..self.len]
+    }
 }
 
 impl Source {
     pub(super) fn private() -> Self {
-        Self::Private(Box::new([0; FRAME_COPY_BYTES]))
+        Self::Private(Box::new(Scratch { bytes: [0; FRAME_COPY_BYTES], len: 0 }))
+    }
+
+    /// Copies a frame out of private memory; nothing for a port that receives into a region.
+    pub(super) fn copy_out(&mut self, mbuf: &Mbuf) -> &[u8] {
+        match self {
+            Self::Region => &[],
+            Self::Private(scratch) => scratch.copy_out(mbuf),
+        }
+    }
+
+    /// The frame that was copied out last.
+    pub(super) fn copied(&self) -> &[u8] {
+        match self {
+            Self::Region => &[],
+            Self::Private(scratch) => scratch.copied(),
+        }
     }
 
     /// Makes a received frame one that lies in the region. A copied one fills in `header` by the way.
@@ -78,7 +115,7 @@ pub(super) struct Arrived {
 
 /// Checks what no frame may be, whatever the port.
 #[inline]
-fn check(mbuf: &Mbuf) -> Result<(), DropReason> {
+pub(super) fn check(mbuf: &Mbuf) -> Result<(), DropReason> {
     if mbuf.segments() != 1 {
         return Err(DropReason::FrameTooLong);
     }
@@ -106,23 +143,40 @@ fn take_over(pool: &Pool, mbuf: Mbuf) -> Result<Arrived, Refused> {
 fn copy_over(
     domain: &DomainState,
     shard: &mut Shard<'static>,
-    scratch: &mut [u8; FRAME_COPY_BYTES],
+    scratch: &mut Scratch,
     header: &mut HeaderCopy,
     mbuf: Mbuf,
 ) -> Result<Arrived, Refused> {
-    let (offset_bytes, len_bytes) = (domain.geometry.headroom_bytes, mbuf.data_len());
-    let end_bytes = u32::from(offset_bytes) + u32::from(len_bytes);
-    if end_bytes > domain.limits.stride_bytes || usize::from(len_bytes) > FRAME_COPY_BYTES {
+    if usize::from(mbuf.data_len()) > FRAME_COPY_BYTES {
         return Err(Refused { mbuf, reason: DropReason::FrameTooLong });
     }
-    let mut index = [0];
-    if !shard.take(&mut index) {
-        return Err(Refused { mbuf, reason: DropReason::NoBuffer });
+    let bytes = scratch.copy_out(&mbuf);
+    match write(domain, shard, bytes) {
+        Ok(frame) => {
+            *header = HeaderCopy::of_frame(bytes);
+            let place = Place::of(&mbuf);
+            Ok(Arrived { frame, place, copied_from: Some(mbuf) })
+        }
+        Err(reason) => Err(Refused { mbuf, reason }),
     }
-    let copied = mbuf.copy_out(0, &mut scratch[..usize::from(len_bytes)]);
+}
+
+/// Writes a frame into a buffer taken from the pool, which is the PMD's in the ledger then.
+pub(super) fn write(
+    domain: &DomainState,
+    shard: &mut Shard<'static>,
+    bytes: &[u8],
+) -> Result<Frame, DropReason> {
+    let offset_bytes = domain.geometry.headroom_bytes;
+    let len_bytes = u16::try_from(bytes.len()).map_err(|_| DropReason::FrameTooLong)?;
+    if u32::from(offset_bytes) + u32::from(len_bytes) > domain.limits.stride_bytes {
+        return Err(DropReason::FrameTooLong);
+    }
+    let mut index = [0];
+    if domain.is_lost || !shard.take(&mut index) {
+        return Err(DropReason::NoBuffer);
+    }
     let frame = Frame { index: BufferIndex(index[0]), offset_bytes, len_bytes };
-    domain.region.copy_in(domain.position(frame.index, offset_bytes), &scratch[..copied]);
-    *header = HeaderCopy::of_frame(&scratch[..copied]);
-    let place = Place::of(&mbuf);
-    Ok(Arrived { frame, place, copied_from: Some(mbuf) })
+    domain.region.copy_in(domain.position(frame.index, offset_bytes), bytes);
+    Ok(frame)
 }

@@ -25,6 +25,7 @@ use super::idle::Backoff;
 use super::ingress::Ingress;
 use super::message::{Event, Message};
 use super::route::EventSink;
+use super::shared_ports::SharedPorts;
 use super::throttle::Throttled;
 
 /// Descriptors taken from an endpoint in one turn.
@@ -55,6 +56,7 @@ pub(super) struct Lcore {
     /// Positions of the endpoints that have a queue pair here.
     pub attached: Vec<usize>,
     pub throttled: Vec<Throttled>,
+    pub shared: SharedPorts,
     /// Of the cycles of this lcore; none for a lone domain.
     pub shares: Option<Shares>,
     pub messages: Receiver<Message>,
@@ -117,6 +119,9 @@ impl Lcore {
         }
         if moved > 0 {
             self.flush(1);
+        }
+        if !self.shared.is_empty() {
+            moved += self.serve_shared_ports();
         }
         moved += self.deliver_handoffs();
         self.lend_empties();

@@ -7,7 +7,7 @@
 //! | module | noun |
 //! |---|---|
 //! | `spec` | what the datapath is started with |
-//! | `start` | from the spec to running threads |
+//! | `start`, `port` | from the spec to running threads and queues |
 //! | `lcore` | one polling thread and its turn |
 //! | `arrivals`, `returns`, `credit` | what a turn does with ports, with endpoints, with makers of packets |
 //! | `adopt` | what an lcore does with a message |
@@ -16,6 +16,7 @@
 //! | `turn`, `limit`, `throttle` | who gets how much of an lcore |
 //! | `violations` | what control watches |
 //! | `domain`, `endpoint`, `ingress`, `egress` | what an lcore has of each |
+//! | `shared_ports`, `shared_ingress`, `shared_egress` | ports of several domains |
 //! | `handoff` | frames for a port whose queue another lcore owns |
 //! | `shard_cell` | the ledger shared between an lcore and its mempool |
 //! | `sample` | the proof that nothing was copied |
@@ -47,10 +48,14 @@ mod ingress;
 mod lcore;
 mod limit;
 mod message;
+mod port;
 mod returns;
 mod route;
 mod sample;
 mod shard_cell;
+mod shared_egress;
+mod shared_ingress;
+mod shared_ports;
 mod spec;
 mod start;
 mod throttle;

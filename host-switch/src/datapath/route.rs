@@ -14,7 +14,7 @@ use switch_core::shard::Shard;
 
 use super::crossing::{Crossing, Crossings};
 use super::domain::{DomainState, Frame};
-use super::egress::Egress;
+use super::egress::{Egress, Way};
 use super::endpoint::EndpointLane;
 use super::message::Event;
 
@@ -95,16 +95,32 @@ impl Route<'_> {
     #[inline]
     fn stage(&mut self, frame: Frame, port: PortId, path: PacketPath, cause: Option<EndpointId>) {
         let staged = match self.egresses.get_mut(port.index()) {
-            Some(egress) if egress.domain != self.domain.id => {
-                let (to, step) = (egress.domain, Step::Port(port));
-                return self.crossings.push(Crossing { frame, to, step, path, cause, header: None });
-            }
+            Some(egress) if egress.domain != self.domain.id => self.stage_elsewhere(frame, port, path, cause),
             Some(egress) => egress.stage(self.domain, frame),
             None => Err(DropReason::PortDown),
         };
         if let Err(reason) = staged {
             self.drop(frame.index, reason, cause);
         }
+    }
+
+    /// To a port that is not of this domain alone.
+    #[inline(never)]
+    fn stage_elsewhere(
+        &mut self,
+        frame: Frame,
+        port: PortId,
+        path: PacketPath,
+        cause: Option<EndpointId>,
+    ) -> Result<(), DropReason> {
+        let egress = &mut self.egresses[port.index()];
+        let to = match &mut egress.way {
+            Way::Shared(shared) if shared.is_of(self.domain.id) => return shared.stage(self.domain, frame),
+            Way::Shared(shared) => shared.first_domain().ok_or(DropReason::PortDown)?,
+            Way::Queue(_) | Way::Owner(_) => egress.domain,
+        };
+        self.crossings.push(Crossing { frame, to, step: Step::Port(port), path, cause, header: None });
+        Ok(())
     }
 
     /// Counts a packet that goes no further, under its domain and under the endpoint that is the cause, and

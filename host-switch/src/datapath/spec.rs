@@ -64,8 +64,9 @@ pub struct PortSpec {
     pub name: String,
     /// A vdev with arguments, or a PCI address.
     pub devargs: String,
-    /// The domain whose region its frames land in.
-    pub domain: DomainId,
+    /// The domain whose region its frames land in. Several share it: then frames land in a host-private pool,
+    /// are sorted there, and what belongs to none of them goes to the first.
+    pub domains: Vec<DomainId>,
     /// Largest payload behind the Ethernet header.
     pub mtu_bytes: u16,
     /// Descriptors of its receive queues.

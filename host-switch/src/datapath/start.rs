@@ -5,44 +5,37 @@ use std::sync::mpsc::{Receiver, Sender, channel, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
-use dpdk::{
-    DpdkError, Eal, ExternalMemory, Pool, PoolGeometry, PoolOwner, Port, PortSettings, PrivatePool, Queues,
-    RegisteredThread, RxPool,
-};
+use dpdk::{DpdkError, Eal, ExternalMemory, Pool, PoolGeometry, PoolOwner, RegisteredThread};
 use shm_ring::desc::RawDesc;
 use switch_core::counters::DomainCounters;
-use switch_core::frame::{EgressLimits, FrameLimits};
+use switch_core::frame::FrameLimits;
 use switch_core::header::HeaderCopy;
 use switch_core::liveness::Liveness;
 use switch_core::shard::Shard;
 use switch_core::share::Shares;
 
-use super::counters::PortCounters;
 use super::crossing::{Crossings, EdgeLane};
 use super::domain::{DomainLane, DomainState};
-use super::egress::{Egress, Way};
+use super::egress::Egress;
 use super::endpoint::EndpointLane;
-use super::handoff::{self, FromLcore};
+use super::handoff::FromLcore;
 use super::idle::Backoff;
-use super::ingress::{Ingress, Source};
+use super::ingress::Ingress;
 use super::lcore::{Lcore, RETURN_BURST};
 use super::limit::Limit;
 use super::message::{Event, Message};
+use super::port::Opening;
 use super::route::EventSink;
 use super::sample::Sampler;
 use super::shard_cell::{LedgerFreeList, ShardCell};
-use super::spec::{DatapathSpec, DomainSpec, LcoreSpec, PortPool, PortSpec};
+use super::shared_ports::SharedPorts;
+use super::spec::{DatapathSpec, DomainSpec, LcoreSpec};
 use super::turn::shares;
 use super::violations::Violations;
-use super::{Datapath, DatapathError, LcoreThread, RunningPort};
+use super::{Datapath, DatapathError, LcoreThread};
 
 /// Events that wait for control before more are counted as lost.
 const EVENTS_WAITING: usize = 256;
-/// Shortest frame on a wire, without its checksum.
-const WIRE_FRAME_BYTES_MIN: u16 = 60;
-/// Buffers of a host-private pool beyond what the receive queues hold.
-const PRIVATE_POOL_EXTRA: u32 = 128;
-const PRIVATE_ROOM_BYTES_MIN: u16 = 2048;
 
 /// Makes the names of pools unique in the process.
 static SERIAL: AtomicU32 = AtomicU32::new(0);
@@ -57,6 +50,7 @@ impl Datapath {
         let DatapathSpec { lcores, domains, ports, endpoints, forwarding } = spec;
         let (event_sender, events) = sync_channel(EVENTS_WAITING);
         let lcore_count = u16::try_from(lcores.len()).unwrap_or(u16::MAX);
+        let weights: Vec<u16> = domains.iter().map(|domain| domain.share.max(1)).collect();
         let violations = Violations::new(lcores.len(), endpoints.len());
         let mut parts: Vec<Parts> = lcores.iter().map(|_| Parts::default()).collect();
         for (parts, violations) in parts.iter_mut().zip(violations.by_lcore()) {
@@ -64,7 +58,7 @@ impl Datapath {
                 EndpointLane::new(spec, lcore_count, Arc::clone(violations))
             };
             parts.endpoints = endpoints.iter().zip(violations).map(lane).collect();
-            parts.shares = shares(&domains);
+            parts.shares = shares(&weights);
         }
         let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
         let mut memories = Vec::with_capacity(domains.len());
@@ -75,9 +69,10 @@ impl Datapath {
         let mut running = Vec::with_capacity(ports.len());
         for port in ports {
             let name = port.name.clone();
-            let memory = &memories[port.domain.index()];
-            let added = add_port(eal, serial, port, memory, &mut parts);
-            running.push(added.map_err(|source| DatapathError::Port { port: name, source })?);
+            let named = |source| DatapathError::Port { port: name.clone(), source };
+            let opening = Opening::probe(eal, serial, port, &memories, &weights).map_err(named)?;
+            opening.check_queues(parts.len())?;
+            running.push(opening.start(&mut parts).map_err(named)?);
         }
         // Ports first: should a thread fail to start, the threads that run are stopped before them.
         let mut datapath =
@@ -95,12 +90,13 @@ impl Datapath {
 
 /// What one lcore will own.
 #[derive(Debug, Default)]
-struct Parts {
-    domains: Vec<DomainLane>,
+pub(super) struct Parts {
+    pub domains: Vec<DomainLane>,
     endpoints: Vec<EndpointLane>,
-    ingresses: Vec<Ingress>,
-    egresses: Vec<Egress>,
-    handoffs: Vec<FromLcore>,
+    pub ingresses: Vec<Ingress>,
+    pub egresses: Vec<Egress>,
+    pub handoffs: Vec<FromLcore>,
+    pub shared: SharedPorts,
     shares: Option<Shares>,
 }
 
@@ -113,8 +109,9 @@ impl Parts {
         messages: Receiver<Message>,
         events: std::sync::mpsc::SyncSender<Event>,
     ) -> Lcore {
-        let Self { mut domains, endpoints, ingresses, egresses, handoffs, shares } = self;
-        for (position, ingress) in ingresses.iter().enumerate() {
+        let Self { mut domains, endpoints, ingresses, egresses, handoffs, shared, shares } = self;
+        let own = ingresses.iter().enumerate().filter(|(position, _)| !shared.ingresses.contains(position));
+        for (position, ingress) in own {
             domains[ingress.domain.index()].ingresses.push(position);
         }
         Lcore {
@@ -123,6 +120,7 @@ impl Parts {
             cpu: spec.cpu,
             attached: Vec::with_capacity(endpoints.len()),
             throttled: Vec::new(),
+            shared,
             shares,
             edges: EdgeLane::all(forwarding, lcores),
             domains,
@@ -160,7 +158,9 @@ fn check(spec: &DatapathSpec) -> Result<(), DatapathError> {
     }
     for (position, port) in spec.ports.iter().enumerate() {
         at_its_place(position, port.id.index())?;
-        expect("domains known to a port", usize::from(port.domain.index() < spec.domains.len()), 1)?;
+        expect("domains of a port", port.domains.len(), port.domains.len().max(1))?;
+        let known = port.domains.iter().filter(|domain| domain.index() < spec.domains.len()).count();
+        expect("domains known to a port", known, port.domains.len())?;
     }
     for (position, endpoint) in spec.endpoints.iter().enumerate() {
         at_its_place(position, endpoint.id.index())?;
@@ -219,83 +219,6 @@ fn add_domain(eal: &Eal, serial: u32, spec: DomainSpec, parts: &mut [Parts]) -> 
         parts.domains.push(DomainLane { cell, pool, state, ingresses: Vec::new(), served: Vec::new() });
     }
     Ok(())
-}
-
-/// Starts a port and gives its queues to the lcores.
-fn add_port(
-    eal: &Eal,
-    serial: u32,
-    spec: PortSpec,
-    memory: &Arc<ExternalMemory>,
-    parts: &mut [Parts],
-) -> Result<RunningPort, DpdkError> {
-    let mut port = Port::probe(eal, &spec.devargs)?;
-    let is_virtual = port.info().may_use_region();
-    let zero_copy = is_virtual && spec.pool == PortPool::ByDriver;
-    port.dma_map(memory)?;
-    let queues = |max: u16| if usize::from(max) >= parts.len() { parts.len() } else { 1 };
-    let (rx_queues, tx_queues) = (queues(port.info().rx_queues_max), queues(port.info().tx_queues_max));
-    let mut rx_pools = Vec::with_capacity(rx_queues);
-    for (position, parts) in parts.iter().take(rx_queues).enumerate() {
-        let pool = if zero_copy {
-            RxPool::from(&parts.domains[spec.domain.index()].pool)
-        } else {
-            let name = format!("nv{serial}p{}q{position}", spec.id);
-            let room_bytes = spec.mtu_bytes.saturating_add(64).max(PRIVATE_ROOM_BYTES_MIN);
-            let count = u32::from(spec.rx_slots) + PRIVATE_POOL_EXTRA;
-            RxPool::from(&PrivatePool::create(eal, &name, count, room_bytes)?)
-        };
-        rx_pools.push(pool);
-    }
-    port.configure(&PortSettings {
-        rx_pools,
-        tx_queues: u16::try_from(tx_queues).unwrap_or(u16::MAX),
-        rx_slots: spec.rx_slots,
-        tx_slots: spec.tx_slots,
-        mtu_bytes: spec.mtu_bytes,
-        tx_segments: false,
-        // All queues of a port are of one domain, so a slow one harms nobody else.
-        rx_drop_when_full: false,
-    })?;
-    if let Err(error) = port.enable_promiscuous() {
-        log::debug!("port {} stays as it is: {error}", spec.name);
-    }
-    let Queues { rx, tx } = port.start()?;
-    // Virtual devices pass frames on as they are, and a replayed capture leaves as it came; a wire wants
-    // frames of its least length, and not every NIC pads.
-    let pad_to_bytes = if is_virtual { 0 } else { WIRE_FRAME_BYTES_MIN };
-    let limits = EgressLimits::of_mtu(spec.mtu_bytes, pad_to_bytes);
-    let mut paced = spec.paced;
-    if let Some(chain) = &mut paced {
-        // A chain may pass an endpoint more than once; it holds a packet once.
-        chain.sort_unstable();
-        chain.dedup();
-    }
-    for (parts, queue) in parts.iter_mut().zip(rx) {
-        parts.ingresses.push(Ingress {
-            port: spec.id,
-            domain: spec.domain,
-            queue,
-            burst: dpdk::MbufBurst::new(),
-            source: if zero_copy { Source::Region } else { Source::private() },
-            paced: paced.clone(),
-            counters: PortCounters::default(),
-        });
-    }
-    let mut tx = tx.into_iter();
-    let mut from_lcores = Vec::new();
-    for parts in parts.iter_mut() {
-        // The first lcore owns the only queue of a port that has no more.
-        let way = tx.next().map(Way::Queue).unwrap_or_else(|| {
-            let pool = parts.domains[spec.domain.index()].pool.clone();
-            let (to_owner, from_lcore) = handoff::ring(spec.id, pool);
-            from_lcores.push(from_lcore);
-            Way::Owner(to_owner)
-        });
-        parts.egresses.push(Egress::new(spec.domain, limits, way));
-    }
-    parts[0].handoffs.append(&mut from_lcores);
-    Ok(RunningPort { port, zero_copy })
 }
 
 /// Starts a polling thread and waits until it polls.

@@ -4,15 +4,13 @@ use switch_core::ids::DomainId;
 use switch_core::share::Shares;
 
 use super::lcore::Lcore;
-use super::spec::DomainSpec;
 
 /// Cycles that a domain of the least weight gets in a round: about what a visit with full bursts costs.
 const QUANTUM_CYCLES: u32 = 20_000;
 
-/// Shares of the domains; a lone domain has the lcore to itself, and nobody looks at the clock.
-pub(super) fn shares(domains: &[DomainSpec]) -> Option<Shares> {
-    let weights: Vec<u16> = domains.iter().map(|domain| domain.share.max(1)).collect();
-    (weights.len() > 1).then(|| Shares::new(&weights, QUANTUM_CYCLES))
+/// Shares of domains of these weights; a lone domain has the lcore to itself, and nobody looks at the clock.
+pub(super) fn shares(weights: &[u16]) -> Option<Shares> {
+    (weights.len() > 1).then(|| Shares::new(weights, QUANTUM_CYCLES))
 }
 
 impl Lcore {
@@ -41,7 +39,7 @@ impl Lcore {
 
 /// A count that rises with time at a steady rate.
 #[inline]
-fn cycles() -> u64 {
+pub(super) fn cycles() -> u64 {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: every x86-64 has a time stamp counter, and Linux lets programs read it; it touches no memory.
     let count = unsafe { std::arch::x86_64::_rdtsc() };

@@ -6,9 +6,6 @@ use super::PlanError;
 
 /// Refuses the first thing that would be ignored.
 pub(super) fn refuse(config: &Config) -> Result<(), PlanError> {
-    if let Some(port) = config.ports.iter().find(|port| port.is_shared()) {
-        return not_built(format!("port[{}].domains", port.name), "ports shared by domains");
-    }
     if let Some(chain) = config.chains.iter().find(|chain| !chain.observers.is_empty()) {
         return not_built(format!("chain[{}].observers", chain.name), "observers");
     }

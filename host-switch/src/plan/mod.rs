@@ -124,14 +124,15 @@ impl Plan {
     /// If the config asks for more than the layout or the forwarding can express.
     pub fn new(config: &Config, flow_seed: u64) -> Result<Self, PlanError> {
         later::refuse(config)?;
+        let forwarding = Arc::new(forward::forwarding(config, flow_seed)?);
         let plan = Self {
             lcores: lcores(config),
             domains: domains(config),
-            ports: port::ports(config),
+            ports: port::ports(config, &forwarding),
             endpoints: endpoints(config),
             owners: area::owners(config),
             policies: policy::policies(config),
-            forwarding: Arc::new(forward::forwarding(config, flow_seed)?),
+            forwarding,
         };
         plan.check_areas()?;
         Ok(plan)

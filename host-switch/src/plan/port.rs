@@ -1,16 +1,17 @@
 //! What the datapath gets to know of each port.
 
 use security_domains::{Config, Port};
-use switch_core::ids::{DomainId, EndpointId, PortId};
+use switch_core::forwarding::Forwarding;
+use switch_core::ids::{EndpointId, PortId};
 
 use crate::datapath::{PortPool, PortSpec};
 
-pub(super) fn ports(config: &Config) -> Vec<PortSpec> {
+pub(super) fn ports(config: &Config, forwarding: &Forwarding) -> Vec<PortSpec> {
     let plan = |(id, port): (u16, &Port)| PortSpec {
         id: PortId(id),
         name: port.name.clone(),
         devargs: port.device.clone(),
-        domain: DomainId(port.domain().0),
+        domains: forwarding.domains_of(PortId(id)).to_vec(),
         mtu_bytes: port.mtu_bytes,
         rx_slots: port.rx_slots,
         tx_slots: port.tx_slots,

@@ -127,7 +127,13 @@ impl Mapping {
     /// once. Bytes of `copy` behind the length keep what they were.
     #[inline]
     pub fn copy_header(&self, offset_bytes: usize, len_bytes: usize, copy: &mut [u8; HEADER_BYTES_MAX]) {
-        let copy = &mut copy[..len_bytes.min(HEADER_BYTES_MAX)];
+        self.copy_out(offset_bytes, &mut copy[..len_bytes.min(HEADER_BYTES_MAX)]);
+    }
+
+    /// Fills private memory: each shared byte is read once. For what is judged, [`Mapping::copy_header`] reads
+    /// as little as is needed.
+    #[inline]
+    pub fn copy_out(&self, offset_bytes: usize, copy: &mut [u8]) {
         let from = self.at(offset_bytes, copy.len());
         if !from.cast::<u64>().is_aligned() {
             return copy_bytes(from, copy);

@@ -27,6 +27,7 @@ use switch_core::edge::EdgeSpec;
 use switch_core::forwarding::Forwarding;
 use switch_core::ids::{ChainId, DomainId, EndpointId, LcoreId, PortId, ServiceId};
 use switch_core::rate::RateSpec;
+use switch_core::rule::Rule;
 use switch_core::snapshot::{
     ChainSpec, EndpointSpec as EndpointForwarding, ForwardingSpec, PortSpec as PortForwarding, ServiceSpec,
     Target,
@@ -52,6 +53,9 @@ pub struct LabSpec {
     /// The domain of each endpoint and of each port; where the list is too short, the first one.
     pub endpoint_domains: Vec<u16>,
     pub port_domains: Vec<u16>,
+    /// Ports of all domains.
+    pub shared_ports: Vec<usize>,
+    pub rules: Vec<Rule>,
     pub edges: Vec<EdgeSpec>,
     /// By domain; where the list is too short, 1.
     pub shares: Vec<u16>,
@@ -91,6 +95,8 @@ impl LabSpec {
             domains: 1,
             endpoint_domains: Vec::new(),
             port_domains: Vec::new(),
+            shared_ports: Vec::new(),
+            rules: Vec::new(),
             edges: Vec::new(),
             shares: Vec::new(),
             domain_limit: None,
@@ -103,8 +109,11 @@ impl LabSpec {
         DomainId(self.endpoint_domains.get(endpoint).copied().unwrap_or(0))
     }
 
-    fn port_domain(&self, port: usize) -> DomainId {
-        DomainId(self.port_domains.get(port).copied().unwrap_or(0))
+    fn domains_of_port(&self, port: usize) -> Vec<DomainId> {
+        if self.shared_ports.contains(&port) {
+            return (0..self.domains).map(DomainId).collect();
+        }
+        vec![DomainId(self.port_domains.get(port).copied().unwrap_or(0))]
     }
 
     /// Port 0, if that is in reach of every service.
@@ -300,11 +309,11 @@ fn port(spec: &LabSpec, id: usize, device: &str) -> PortSpec {
         id: PortId(u16::try_from(id).unwrap()),
         name: format!("port{id}"),
         devargs: device.to_owned(),
-        domain: spec.port_domain(id),
+        domains: spec.domains_of_port(id),
         mtu_bytes: 1500,
         rx_slots: 64,
         tx_slots: 64,
-        paced: paced.then(|| spec.path.iter().map(|&service| EndpointId(service)).collect()),
+        paced: paced.then(|| (0..spec.endpoints).map(endpoint).collect()),
         pool: spec.pool,
     }
 }
@@ -338,7 +347,7 @@ pub fn forwarding(spec: &LabSpec) -> Forwarding {
     let chains = spec.chains();
     let chain_of = |port: usize| (0..).zip(&chains).find(|(_, chain)| usize::from(chain.0) == port);
     let ports = (0..spec.devices.len()).map(|port| PortForwarding {
-        domains: vec![spec.port_domain(port)],
+        domains: spec.domains_of_port(port),
         chain: chain_of(port).map(|(id, _)| ChainId(id)),
     });
     let services = (0..spec.endpoints)
@@ -358,9 +367,9 @@ pub fn forwarding(spec: &LabSpec) -> Forwarding {
         services: services.collect(),
         endpoints: endpoints.collect(),
         chains: chains.iter().map(chain).collect(),
+        rules: spec.rules.clone(),
         edges: spec.edges.clone(),
         flow_seed: 7,
-        ..ForwardingSpec::default()
     }
     .build()
     .unwrap()

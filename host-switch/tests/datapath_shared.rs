@@ -1,0 +1,171 @@
+//! A port that several domains share: each frame meets its own domain and no other.
+
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
+mod datapath_lab;
+
+use std::path::PathBuf;
+
+use datapath_lab::capture;
+use datapath_lab::frames::{PROTOCOL_AT, TCP, UDP, ipv4};
+use datapath_lab::guest::Guest;
+use datapath_lab::{Lab, LabSpec, device, folder};
+use host_switch::datapath::CountersSnapshot;
+use host_switch::region::{HEADER_BYTES_MAX, Mapping};
+use switch_core::criteria::Criteria;
+use switch_core::drop_reason::DropReason;
+use switch_core::ids::{ChainId, PortId};
+use switch_core::rule::{Rule, RuleAction};
+
+/// Port 0 plays frames, port 1 writes; both are shared. UDP goes through endpoint 0 of domain 0, TCP through
+/// endpoint 1 of domain 1.
+fn shared(frames: &[Vec<u8>], adjust: impl FnOnce(&mut LabSpec)) -> (Lab, PathBuf) {
+    let (folder, _) = folder();
+    let (played, written) = (folder.join("in.pcap"), folder.join("out.pcap"));
+    capture::write(&played, frames);
+    let devices = [
+        device("net_pcap", &format!(",rx_pcap={}", played.display())),
+        device("net_pcap", &format!(",tx_pcap={}", written.display())),
+    ];
+    let mut spec = LabSpec::chain(2, [&devices[0], &devices[1]]);
+    spec.path = vec![0];
+    spec.more_chains = vec![(u16::MAX, vec![1], 1)];
+    spec.domains = 2;
+    spec.endpoint_domains = vec![0, 1];
+    spec.shared_ports = vec![0, 1];
+    spec.rules = vec![Rule {
+        port: PortId(0),
+        criteria: Criteria { protocol: Some(TCP), ..Criteria::default() },
+        action: RuleAction::Chain(ChainId(1)),
+        observe: None,
+    }];
+    spec.paced = true;
+    adjust(&mut spec);
+    (Lab::start(&spec), written)
+}
+
+fn frames_of_both(count: usize) -> Vec<Vec<u8>> {
+    let frame = |number: usize| {
+        let (protocol, fill) = if number.is_multiple_of(2) { (UDP, 0xdd) } else { (TCP, 0xcc) };
+        ipv4(protocol, 60 + number * 7 % 1400, fill)
+    };
+    (0..count).map(frame).collect()
+}
+
+fn of(frames: &[Vec<u8>], protocol: u8) -> Vec<&Vec<u8>> {
+    frames.iter().filter(|frame| frame[PROTOCOL_AT] == protocol).collect()
+}
+
+/// Whether a region holds a run of bytes that only payloads have.
+fn holds(region: &Mapping, fill: u8) -> bool {
+    (0..region.bytes()).step_by(HEADER_BYTES_MAX).any(|at| {
+        let mut part = [0; HEADER_BYTES_MAX];
+        region.copy_header(at, HEADER_BYTES_MAX, &mut part);
+        part.windows(8).any(|window| window == [fill; 8])
+    })
+}
+
+#[test]
+fn each_frame_meets_its_own_domain_and_leaves_as_it_came() {
+    let frames = frames_of_both(2000);
+    let (lab, written) = shared(&frames, |_| {});
+    // The paced port waits for the endpoint of its own chain.
+    lab.attach(1);
+    let other = Guest::forwarder(&lab, 1);
+    lab.attach(0);
+    let guest = Guest::forwarder(&lab, 0);
+    let counters = lab.wait_until("all frames are out", |now| {
+        now.domains.iter().map(|domain| domain.packets.delivered).sum::<u64>() == 2000
+    });
+    drop((guest, other));
+    for domain in &counters.domains {
+        assert_eq!((domain.packets.entered, domain.packets.drops.total()), (1000, 0));
+    }
+    assert_eq!(counters.ports[0].packets.copies, 2000);
+    assert!(!counters.ports[0].zero_copy);
+    assert_eq!(counters.ports[1].packets.tx_packets, 2000);
+    let bytes: usize = frames.iter().map(Vec::len).sum();
+    assert_eq!(counters.ports[1].packets.tx_bytes, bytes as u64);
+    let [udp, tcp] = [0, 1].map(|domain: usize| lab.regions[domain].mapping());
+    assert!(holds(udp, 0xdd) && !holds(udp, 0xcc));
+    assert!(holds(tcp, 0xcc) && !holds(tcp, 0xdd));
+    lab.assert_conserved();
+    lab.assert_nothing_vanished();
+    lab.stop();
+    let delivered = capture::read(&written);
+    for protocol in [UDP, TCP] {
+        assert_eq!(of(&delivered, protocol), of(&frames, protocol));
+    }
+}
+
+#[test]
+fn frames_that_belong_nowhere_are_drops_of_the_first_domain() {
+    let frames = [vec![3; 13], ipv4(UDP, 100, 1), vec![4; 3000]];
+    let (lab, _) = shared(&frames, |spec| {
+        spec.paced = false;
+        spec.rules = vec![Rule::for_all_of(PortId(0), RuleAction::Drop)];
+    });
+    let counters = lab.wait_until("all frames are dropped", |now| now.domains[0].packets.drops.total() == 3);
+    let drops = &counters.domains[0].packets.drops;
+    assert_eq!((drops.get(DropReason::FrameTooShort), drops.get(DropReason::RuleDrop)), (1, 1));
+    assert_eq!(drops.get(DropReason::FrameTooLong), 1);
+    assert_eq!(counters.domains[1].packets.entered, 0);
+    lab.assert_conserved();
+    lab.stop();
+}
+
+#[cfg(feature = "test-hooks")]
+#[test]
+fn headers_rewritten_behind_the_copy_do_not_leave() {
+    let frames = vec![ipv4(UDP, 300, 0x11); 200];
+    let (lab, written) = shared(&frames, |_| {});
+    let mapping = lab.regions[0].mapping();
+    host_switch::datapath::hook::between_judgement_and_copy(mapping, move |frame| {
+        mapping.copy_in(frame + PROTOCOL_AT, &[TCP]);
+    });
+    lab.attach(1);
+    lab.attach(0);
+    let guest = Guest::forwarder(&lab, 0);
+    lab.wait_until("all frames are out", |now| now.domains[0].packets.delivered == 200);
+    drop(guest);
+    lab.stop();
+    assert!(capture::read(&written) == frames);
+}
+
+#[test]
+fn a_flood_of_one_domain_leaves_the_other_its_share_of_a_port() {
+    let (folder, _) = folder();
+    let memif = |role| {
+        let socket = folder.join("memif");
+        device("net_memif", &format!(",role={role},socket-abstract=no,socket={}", socket.display()))
+    };
+    // What leaves by port 0 comes in by the last one, a burst in a turn: so much room there is, and no more.
+    let mut devices = vec![memif("server"), device("net_null", "")];
+    devices.extend((0..4).map(|_| device("net_null", "")));
+    devices.push(memif("client"));
+    let mut spec = LabSpec::chain(1, ["", ""]);
+    spec.devices = devices;
+    spec.path = Vec::new();
+    spec.domains = 3;
+    spec.shared_ports = vec![0];
+    spec.port_domains = vec![0, 1, 0, 0, 0, 0, 2];
+    spec.rules = vec![Rule::for_all_of(PortId(6), RuleAction::Drop)];
+    spec.more_chains = (1..6).map(|port| (port, Vec::new(), 0)).collect();
+    // Port 0 sends only: nobody attaches.
+    spec.paced = true;
+    let lab = Lab::start(&spec);
+    let full =
+        |now: &CountersSnapshot, domain: usize| now.domains[domain].packets.drops.get(DropReason::TxFull);
+    lab.wait_until("the port is short of room", |now| full(now, 0) > 0 && full(now, 1) > 0);
+    let before = lab.counters();
+    let counters = lab.wait_until("it was short for long", |now| {
+        full(now, 0) > full(&before, 0) + 10_000 && full(now, 1) > full(&before, 1) + 2000
+    });
+    lab.assert_conserved();
+    lab.stop();
+    let [flooding, other] = [0, 1]
+        .map(|domain| counters.domains[domain].packets.delivered - before.domains[domain].packets.delivered);
+    // Sabotaged, the first line goes first for ever.
+    let of_hundred = other * 100 / (flooding + other);
+    assert!((40..60).contains(&of_hundred), "{flooding} and {other}");
+}
