@@ -178,6 +178,12 @@ fn a_device_of_another_switch_is_refused_with_its_holder() {
     assert!(!said.good);
     let expected = format!("port device {device} is already bound by process {}", first.pid());
     assert!(said.errors.contains(&expected), "{}", said.errors);
+    // Nor under another --run-dir.
+    let elsewhere = Lab::new();
+    let said = elsewhere.netvm(&["run", elsewhere.config("third", &[&device]).to_str().unwrap()]);
+    assert!(!said.good);
+    assert!(said.errors.contains(&expected), "{}", said.errors);
+    assert_eq!(elsewhere.left_behind(), Vec::<std::path::PathBuf>::new());
     first.signal(Signal::TERM);
     assert!(first.wait().success());
     assert_eq!(lab.left_behind(), Vec::<std::path::PathBuf>::new());

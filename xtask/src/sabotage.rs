@@ -119,6 +119,12 @@ pub const ALL: &[Sabotage] = &[
     },
     Sabotage {
         package: "host-switch",
+        feature: "sabotage-vm-uid",
+        build: Build::Test(&["--test", "cli_users"]),
+        test: "a_process_with_the_user_of_one_vm_opens_nothing_of_another",
+    },
+    Sabotage {
+        package: "host-switch",
         feature: "sabotage-attach-budget",
         build: LIB,
         test: "the_endpoints_of_one_owner_share_a_budget_of_attaches",

@@ -327,13 +327,25 @@ impl Room {
                 let [socket] =
                     <[OwnedFd; 1]>::try_from(fds).map_err(|_| "qmp comes with one file descriptor")?;
                 let qmp = Qmp::new(socket.into()).map_err(|error| error.to_string())?;
-                self.owners[owner].watch_qmp(qmp).map_err(str::to_owned)
+                self.owners[owner].watch_qmp(qmp)?;
+                self.acknowledge(position);
+                Ok(())
             }
-            (Request::Pid { accelerator, .. }, Some(owner)) => {
+            (Request::Pid { accelerator, with_launcher, .. }, Some(owner)) => {
                 let [pidfd] = <[OwnedFd; 1]>::try_from(fds)
                     .map_err(|_| "pid comes with one file descriptor, the pidfd of QEMU")?;
-                self.owners[owner].watch_process(pidfd, accelerator)
+                self.owners[owner].watch_process(pidfd, accelerator, with_launcher)?;
+                self.acknowledge(position);
+                Ok(())
             }
+        }
+    }
+
+    /// Says that what came was taken; a launcher that does not read it misses it.
+    fn acknowledge(&self, position: usize) {
+        let taken = Reply::new(Said::Taken(true)).to_bytes();
+        if let Err(error) = seqpacket::send(&self.clients[position].socket, &taken, &[]) {
+            log::debug!("a launcher did not hear that its message was taken: {error}");
         }
     }
 

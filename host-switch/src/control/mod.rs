@@ -20,4 +20,5 @@ pub mod served;
 pub mod status;
 pub mod stop;
 pub mod switch;
+pub mod uid;
 pub mod violation;

@@ -1,6 +1,6 @@
 //! A VM or process of the config: its memory, its endpoints, and whoever lives behind it now.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -31,11 +31,11 @@ const EXIT_LIMIT: Duration = Duration::from_millis(500);
 pub struct Owner {
     name: String,
     kind: ClientKind,
-    read_only: bool,
     /// Name of its domain.
     domain: String,
-    area: ControlArea,
-    region: Arc<Region>,
+    memory: OwnerMemory,
+    /// The user that its QEMU is to run as.
+    uid: Option<u32>,
     endpoints: Vec<ServedEndpoint>,
     account: Account,
     out: Option<Out>,
@@ -47,10 +47,48 @@ pub struct Owner {
     ending: Option<Ending>,
 }
 
+/// What an owner maps.
+#[derive(Debug)]
+pub struct OwnerMemory {
+    area: ControlArea,
+    region: Arc<Region>,
+    /// What an observer gets of the region.
+    reader: Option<OwnedFd>,
+}
+
+impl OwnerMemory {
+    /// The memory of an owner: its control area, and the region of its domain.
+    ///
+    /// # Errors
+    /// If an observer's region cannot be opened for reading.
+    pub fn new(plan: &OwnerPlan, area: ControlArea, region: Arc<Region>) -> std::io::Result<Self> {
+        let reader = plan.read_only.then(|| region.memory().reader()).transpose()?;
+        Ok(Self { area, region, reader })
+    }
+
+    fn fds(&self) -> [BorrowedFd<'_>; 2] {
+        let region = self.reader.as_ref().map_or(self.region.memory().fd(), AsFd::as_fd);
+        [self.area.fd(), region]
+    }
+
+    /// What was lost of it, if something was.
+    fn lost(&self) -> Option<&'static str> {
+        if self.region.mapping().is_dead() {
+            Some("a page of the region of its domain is lost")
+        } else if self.area.is_dead() {
+            Some("a page of its control area is lost")
+        } else {
+            None
+        }
+    }
+}
+
 /// What is known of the VM behind an owner.
 #[derive(Debug, Default)]
 struct Running {
     qmp: Option<Qmp>,
+    /// Its launcher stays, and wants it ended when it does not any more.
+    with_launcher: bool,
     accelerator: String,
     /// QEMU has said that it shuts down; its CPUs may still run.
     is_shutting_down: bool,
@@ -71,7 +109,7 @@ pub struct Grant<'o> {
     /// What the client is told.
     pub told: Granted,
     /// What it maps.
-    pub fds: [std::os::fd::BorrowedFd<'o>; 2],
+    pub fds: [BorrowedFd<'o>; 2],
 }
 
 impl Owner {
@@ -80,8 +118,7 @@ impl Owner {
     pub fn new(
         plan: &OwnerPlan,
         domain: &str,
-        area: ControlArea,
-        region: Arc<Region>,
+        memory: OwnerMemory,
         endpoints: Vec<ServedEndpoint>,
         policies: Vec<Policy>,
     ) -> Self {
@@ -92,10 +129,9 @@ impl Owner {
         Self {
             name: plan.name.clone(),
             kind: plan.kind,
-            read_only: plan.read_only,
             domain: domain.to_owned(),
-            area,
-            region,
+            memory,
+            uid: None,
             endpoints,
             account,
             out: None,
@@ -104,6 +140,12 @@ impl Owner {
             running: Running::default(),
             ending: None,
         }
+    }
+
+    /// The same, with a user for its QEMU.
+    #[must_use]
+    pub fn with_uid(self, uid: Option<u32>) -> Self {
+        Self { uid, ..self }
     }
 
     /// Its name.
@@ -214,11 +256,12 @@ impl Owner {
             self.open();
         }
         let told = Granted {
-            control_bytes: self.area.bytes(),
-            region_bytes: self.region.memory().bytes(),
-            read_only: self.read_only,
+            control_bytes: self.memory.area.bytes(),
+            region_bytes: self.memory.region.memory().bytes(),
+            read_only: self.memory.reader.is_some(),
+            uid: self.uid,
         };
-        Grant { told, fds: [self.area.fd(), self.region.memory().fd()] }
+        Grant { told, fds: self.memory.fds() }
     }
 
     fn open(&mut self) {
@@ -242,7 +285,12 @@ impl Owner {
     ///
     /// # Errors
     /// If there is one already, or QMP is not there, or that is no pidfd.
-    pub fn watch_process(&mut self, pidfd: OwnedFd, accelerator: Option<String>) -> Result<(), String> {
+    pub fn watch_process(
+        &mut self,
+        pidfd: OwnedFd,
+        accelerator: Option<String>,
+        with_launcher: bool,
+    ) -> Result<(), String> {
         if self.process.is_some() {
             return Err("this VM has a QEMU process already".to_owned());
         }
@@ -251,6 +299,7 @@ impl Owner {
         }
         self.process = Some(Peer::new(pidfd).map_err(|error| error.to_string())?);
         self.running.accelerator = accelerator.unwrap_or_default();
+        self.running.with_launcher = with_launcher;
         self.open();
         Ok(())
     }
@@ -262,6 +311,12 @@ impl Owner {
             // Its last words first: who left in good order is not reported dead.
             self.poll(lending);
             self.begin_ending("its process has ended", lending);
+        } else if self.running.with_launcher {
+            // The kernel ends QEMU with its parent only as long as it keeps its user.
+            log::warn!("vm {}: its launcher has ended without it: killed", self.name);
+            if let Err(error) = self.end_process() {
+                log::error!("vm {}: {error}", self.name);
+            }
         }
     }
 
@@ -481,13 +536,7 @@ impl Owner {
 
     /// Memory that it maps has lost a page, perhaps by its own doing: it is not served again by this process.
     fn notice_lost_memory(&mut self, lending: &dyn Lending) {
-        let cause = if self.region.mapping().is_dead() {
-            "a page of the region of its domain is lost"
-        } else if self.area.is_dead() {
-            "a page of its control area is lost"
-        } else {
-            return;
-        };
+        let Some(cause) = self.memory.lost() else { return };
         if !matches!(self.out, Some(Out::Memory { .. })) {
             log::error!("{} is detached for good: {cause}; start the switch anew", self.called());
             self.keep_out(Out::Memory { cause }, lending);

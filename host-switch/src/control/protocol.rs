@@ -5,8 +5,14 @@
 //! ← {"netvm":1,"ok":{"control_bytes":65536,"region_bytes":2097152,"read_only":false}}   + control area, region
 //! ← {"netvm":1,"error":"..."}                          then the connection ends
 //! → {"netvm":1,"qmp":true}                             + the switch's end of a QMP socket (vm only)
-//! → {"netvm":1,"pid":4711,"accelerator":"tcg"}         + a pidfd of QEMU (vm only; accelerator optional)
+//! ← {"netvm":1,"taken":true}
+//! → {"netvm":1,"pid":4711,"accelerator":"tcg","with_launcher":true}   + a pidfd of QEMU (vm only)
+//! ← {"netvm":1,"taken":true}
 //! ```
+//!
+//! The answer to a VM may have `"uid":1900000000`, the user that QEMU is to change to (`-runas`). `qmp` comes before
+//! `pid`; from `pid` on the guest is served. `accelerator` is optional, for people. `with_launcher` is optional: the
+//! switch kills QEMU when this connection ends before it.
 
 use serde::{Deserialize, Serialize};
 
@@ -50,6 +56,8 @@ pub enum Request {
         pid: i32,
         /// `kvm` or `tcg`, for people.
         accelerator: Option<String>,
+        /// It ends with the connection.
+        with_launcher: bool,
     },
 }
 
@@ -81,6 +89,8 @@ struct RequestWire {
     pid: Option<i32>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     accelerator: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    with_launcher: Option<bool>,
 }
 
 #[derive(Deserialize)]
@@ -99,15 +109,19 @@ impl Request {
         if found != PROTOCOL_VERSION {
             return Err(ProtocolError::Version { found });
         }
-        let RequestWire { hello, name, qmp, pid, accelerator, .. } =
+        let RequestWire { hello, name, qmp, pid, accelerator, with_launcher, .. } =
             serde_json::from_slice(bytes).map_err(shape)?;
-        match (hello, name, qmp, pid, accelerator) {
-            (Some(kind), Some(name), None, None, None) => Ok(Self::Hello(kind, name)),
-            (None, None, Some(true), None, None) => Ok(Self::Qmp),
-            (None, None, None, Some(_), Some(accelerator)) if accelerator.chars().any(char::is_control) => {
+        match (hello, name, qmp, pid, accelerator, with_launcher) {
+            (Some(kind), Some(name), None, None, None, None) => Ok(Self::Hello(kind, name)),
+            (None, None, Some(true), None, None, None) => Ok(Self::Qmp),
+            (None, None, None, Some(_), Some(accelerator), _)
+                if accelerator.chars().any(char::is_control) =>
+            {
                 Err(ProtocolError::Shape("accelerator must be one word".to_owned()))
             }
-            (None, None, None, Some(pid), accelerator) => Ok(Self::Pid { pid, accelerator }),
+            (None, None, None, Some(pid), accelerator, with_launcher) => {
+                Ok(Self::Pid { pid, accelerator, with_launcher: with_launcher.unwrap_or(false) })
+            }
             _ => Err(ProtocolError::Shape("one of hello with name, qmp, pid is expected".to_owned())),
         }
     }
@@ -119,8 +133,9 @@ impl Request {
         match self {
             Self::Hello(kind, name) => (wire.hello, wire.name) = (Some(*kind), Some(name.clone())),
             Self::Qmp => wire.qmp = Some(true),
-            Self::Pid { pid, accelerator } => {
+            Self::Pid { pid, accelerator, with_launcher } => {
                 (wire.pid, wire.accelerator) = (Some(*pid), accelerator.clone());
+                wire.with_launcher = with_launcher.then_some(true);
             }
         }
         json(&wire)
@@ -136,6 +151,9 @@ pub struct Granted {
     pub region_bytes: u64,
     /// Whether the region may be mapped read-only only.
     pub read_only: bool,
+    /// The user that QEMU is to change to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uid: Option<u32>,
 }
 
 /// The answer of the switch.
@@ -152,6 +170,8 @@ pub struct Reply {
 pub enum Said {
     /// Here is the memory.
     Ok(Granted),
+    /// What came was taken.
+    Taken(bool),
     /// No, and why.
     Error(String),
 }
@@ -201,13 +221,13 @@ mod tests {
         let hello = Request::parse(br#"{"netvm":1,"hello":"process","name":"fwd0"}"#).unwrap();
         assert_eq!(hello, Request::Hello(ClientKind::Process, "fwd0".to_owned()));
         assert_eq!(Request::parse(br#"{"netvm":1,"qmp":true}"#).unwrap(), Request::Qmp);
-        let process = Request::Pid { pid: 7, accelerator: Some("tcg".to_owned()) };
+        let process = Request::Pid { pid: 7, accelerator: Some("tcg".to_owned()), with_launcher: true };
         assert_eq!(Request::parse(&process.to_bytes()).unwrap(), process);
     }
 
     #[test]
     fn answers_in_the_shape_that_endpoints_read() {
-        let granted = Granted { control_bytes: 65536, region_bytes: 2_097_152, read_only: false };
+        let granted = Granted { control_bytes: 65536, region_bytes: 2_097_152, read_only: false, uid: None };
         assert_eq!(
             String::from_utf8(Reply::new(Said::Ok(granted)).to_bytes()).unwrap(),
             r#"{"netvm":1,"ok":{"control_bytes":65536,"region_bytes":2097152,"read_only":false}}"#

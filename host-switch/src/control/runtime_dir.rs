@@ -47,6 +47,12 @@ pub enum RuntimeDirError {
         /// Who holds it.
         pid: String,
     },
+    /// Every block of users is taken.
+    #[error("{blocks} switches run on this host, and each has users for its VMs; stop one of them first")]
+    NoUids {
+        /// Most switches at a time.
+        blocks: u32,
+    },
     /// The directory cannot be used.
     #[error(
         "cannot use runtime directory {path}: {source}; run as root, or choose another with --run-dir PATH"
@@ -171,11 +177,64 @@ impl Drop for RuntimeDir {
     }
 }
 
+/// Where claims on things of the whole host are made: one place, whatever runtime directory a switch has. Who is
+/// not root can use neither real devices nor that place, and claims among its own.
+#[must_use]
+pub fn claims_root(run_dir: &Path) -> PathBuf {
+    if rustix::process::geteuid().is_root() { ROOT_DEFAULT.into() } else { run_dir.to_owned() }
+}
+
+/// A file that stands for something of the whole host, and is gone with the claim.
+#[derive(Debug)]
+struct Claim {
+    path: PathBuf,
+    _lock: Lock,
+}
+
+impl Claim {
+    /// The claim, or the process that has it.
+    fn take(root: &Path, folder: &str, name: &str) -> Result<Result<Self, String>, RuntimeDirError> {
+        let folder = root.join(folder);
+        make_dir(root, 0o755)?;
+        make_dir(&folder, 0o700)?;
+        let path = folder.join(name);
+        let lock = match Lock::take(&path) {
+            // Another one has removed the folder with the last claim in it.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                make_dir(&folder, 0o700)?;
+                Lock::take(&path)
+            }
+            other => other,
+        };
+        Ok(lock.map_err(at(&path))?.map(|lock| Self { path, _lock: lock }))
+    }
+}
+
 /// The claim of one switch on a port device, so that two switches never poll the same one.
 #[derive(Debug)]
 pub struct PortClaim {
-    path: PathBuf,
-    _lock: Lock,
+    _claim: Claim,
+}
+
+/// The claim of one switch on a block of users for its VMs.
+#[derive(Debug)]
+pub struct UidClaim {
+    _claim: Claim,
+}
+
+impl UidClaim {
+    /// Claims the first free block of so many.
+    ///
+    /// # Errors
+    /// If there is none, or the folder cannot be used.
+    pub fn take(root: &Path, blocks: u32) -> Result<(u32, Self), RuntimeDirError> {
+        for block in 0..blocks {
+            if let Ok(claim) = Claim::take(root, ".uids", &block.to_string())? {
+                return Ok((block, Self { _claim: claim }));
+            }
+        }
+        Err(RuntimeDirError::NoUids { blocks })
+    }
 }
 
 impl PortClaim {
@@ -184,20 +243,17 @@ impl PortClaim {
     /// # Errors
     /// If another process holds it.
     pub fn take(root: &Path, identity: &str, device: &str) -> Result<Self, RuntimeDirError> {
-        let folder = root.join(".ports");
-        make_dir(&folder, 0o700)?;
-        let path = folder.join(identity);
-        match Lock::take(&path).map_err(at(&path))? {
-            Ok(lock) => Ok(Self { path, _lock: lock }),
+        match Claim::take(root, ".ports", identity)? {
+            Ok(claim) => Ok(Self { _claim: claim }),
             Err(pid) => Err(RuntimeDirError::PortBound { device: device.to_owned(), pid }),
         }
     }
 }
 
-impl Drop for PortClaim {
+impl Drop for Claim {
     fn drop(&mut self) {
         if let Err(error) = fs::remove_file(&self.path) {
-            log::warn!("port lock {} stays behind: {error}; it binds nobody", self.path.display());
+            log::warn!("claim {} stays behind: {error}; it binds nobody", self.path.display());
         }
         // Gone with the last claim; the folder stays while another switch has one.
         _ = self.path.parent().map(fs::remove_dir);

@@ -17,15 +17,17 @@ use super::eal;
 use super::keeper::{Keeper, View};
 use super::lending::RunningDatapath;
 use super::order::{Act, OrderError, Orders};
-use super::owner::Owner;
+use super::owner::{Owner, OwnerMemory};
 use super::peer::Peer;
 use super::policy::Policy;
 use super::preflight::{self, Device, PreflightError};
+use super::protocol::ClientKind;
 use super::report::Sources;
-use super::runtime_dir::{PortClaim, RuntimeDir, RuntimeDirError};
+use super::runtime_dir::{PortClaim, RuntimeDir, RuntimeDirError, claims_root};
 use super::served::ServedEndpoint;
 use super::status::{Audit, OwnerStatus, Status};
 use super::stop::Stop;
+use super::uid::UidBlock;
 use crate::datapath::{Datapath, DatapathError, DatapathSpec, DomainSpec, ShardReport};
 use crate::plan::{Plan, PlanError};
 use crate::region::{LedgerError, LedgerFile, Region, RegionError, ShardMemory, ShardSize};
@@ -84,13 +86,15 @@ pub fn run(config: &Config, run_dir: &Path, no_huge: bool) -> Result<(), SwitchE
     stop.on_signals().map_err(io_error("handle signals"))?;
     let plan = Arc::new(Plan::new(config, random_number()?)?);
     let runtime_dir = RuntimeDir::claim(run_dir, &config.switch.name)?;
-    let port_claims = claim_ports(&plan, run_dir)?;
+    let claims = claims_root(run_dir);
+    let port_claims = claim_ports(&plan, &claims)?;
+    let uids = UidBlock::claim(&claims)?;
 
     let regions = create_regions(&plan, &runtime_dir)?;
     let eal = start_dpdk(&plan, no_huge)?;
     let sizes: Vec<Vec<ShardSize>> = (0..).take(regions.len()).map(|id| plan.shards(DomainId(id))).collect();
     let mut ledger = LedgerFile::create(&runtime_dir.ledger(), &sizes.concat(), plan.journal_count())?;
-    let owners = create_owners(&plan, &runtime_dir, &regions, &ledger)?;
+    let owners = create_owners(&plan, &runtime_dir, &regions, &ledger, uids.as_ref())?;
     let words = endpoint_words(&owners);
     let shards = std::mem::take(&mut ledger.shards);
     let datapath = Arc::new(Datapath::start(&eal, datapath_spec(&plan, &regions, shards))?);
@@ -126,7 +130,7 @@ pub fn run(config: &Config, run_dir: &Path, no_huge: bool) -> Result<(), SwitchE
     api.stop();
     // Keeper and API are gone, and with them every other holder.
     let shards = Arc::into_inner(datapath).map_or(Ok(Vec::new()), Datapath::stop)?;
-    drop(port_claims);
+    drop((port_claims, uids));
     // Files of memory go before the notes of them.
     drop(regions);
     drop(runtime_dir);
@@ -152,7 +156,7 @@ fn wait(stop: &Stop) -> String {
 }
 
 /// Checks the CPU of every lcore and the device of every port, then takes the devices.
-fn claim_ports(plan: &Plan, run_dir: &Path) -> Result<Vec<PortClaim>, SwitchError> {
+fn claim_ports(plan: &Plan, claims: &Path) -> Result<Vec<PortClaim>, SwitchError> {
     let devices: Vec<_> = plan.ports.iter().map(|port| (port, Device::parse(&port.devargs))).collect();
     let allowed = rustix::thread::sched_getaffinity(None)
         .map_err(|error| io_error("ask for the CPUs of this process")(error.into()))?;
@@ -164,7 +168,7 @@ fn claim_ports(plan: &Plan, run_dir: &Path) -> Result<Vec<PortClaim>, SwitchErro
     }
     let claims = devices.iter().filter_map(|(port, device)| {
         let identity = device.identity()?;
-        Some(PortClaim::take(run_dir, &identity, &port.devargs))
+        Some(PortClaim::take(claims, &identity, &port.devargs))
     });
     Ok(claims.collect::<Result<_, _>>()?)
 }
@@ -190,8 +194,12 @@ fn create_owners(
     runtime_dir: &RuntimeDir,
     regions: &[Arc<Region>],
     ledger: &LedgerFile,
+    uids: Option<&UidBlock>,
 ) -> Result<Vec<Owner>, SwitchError> {
-    let create = |owner: &crate::plan::OwnerPlan| {
+    // VMs come first, so the position among owners is that among VMs.
+    let create = |(position, owner): (usize, &crate::plan::OwnerPlan)| {
+        let is_vm = owner.kind == ClientKind::Vm;
+        let uid = uids.filter(|_| is_vm).and_then(|uids| uids.of_vm(position));
         let region = &regions[owner.domain.index()];
         let area = ControlArea::create(owner, *region.geometry())?;
         area.file().map_or(Ok(()), |file| runtime_dir.note_memory(file))?;
@@ -204,9 +212,11 @@ fn create_owners(
         let endpoints = endpoints.collect();
         let domain = &plan.domains[owner.domain.index()].name;
         let policies = Policy::of_owner(&plan.policies, &owner.name);
-        Ok(Owner::new(owner, domain, area, Arc::clone(region), endpoints, policies))
+        let memory =
+            OwnerMemory::new(owner, area, Arc::clone(region)).map_err(io_error("open a region to read"))?;
+        Ok(Owner::new(owner, domain, memory, endpoints, policies).with_uid(uid))
     };
-    plan.owners.iter().map(create).collect()
+    plan.owners.iter().enumerate().map(create).collect()
 }
 
 /// The words of every endpoint, by id.

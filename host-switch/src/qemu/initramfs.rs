@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use images::cpio::stacked;
 use images::guest_files::{GuestFiles, GuestFilesError};
-use rustix::fs::{MemfdFlags, memfd_create};
+use rustix::fs::{MemfdFlags, Mode, fchmod, memfd_create};
 
 /// Why there is no initramfs for a VM.
 #[derive(Debug, thiserror::Error)]
@@ -43,6 +43,8 @@ pub fn with_guest_files(base: &Path, files: &GuestFiles) -> Result<OwnedFd, Init
     let whole = stacked(&image, &files.to_archive()?);
     let failed = |source| InitramfsError::Memory { bytes: whole.len(), source };
     let fd = memfd_create("netvm-initramfs", MemfdFlags::CLOEXEC).map_err(|error| failed(error.into()))?;
+    // QEMU opens it before it gives up its privileges; afterwards it has no use for it.
+    fchmod(&fd, Mode::RUSR | Mode::WUSR).map_err(|error| failed(error.into()))?;
     let mut file = File::from(fd);
     file.write_all(&whole).map_err(failed)?;
     Ok(file.into())

@@ -60,7 +60,8 @@ pub struct Vm {
 
 /// Starts the VM. Our copies of its descriptors are closed, so that the end of a QMP socket means that QEMU
 /// is gone. QEMU is killed when the thread that started it ends; not with [`VmLaunch::run_as`]: the kernel drops
-/// this wish when QEMU changes its user.
+/// this wish when QEMU changes its user. The switch then kills it when its launcher ends (`with_launcher`); a QEMU
+/// whose launcher and switch are both killed at once stays, without anybody to talk to.
 ///
 /// # Errors
 /// If the launch is refused before QEMU, or QEMU cannot be started. Options that QEMU refuses show later: it

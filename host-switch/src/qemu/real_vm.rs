@@ -281,11 +281,12 @@ fn a_guest_that_panics_while_it_boots_is_noticed_twice() {
 #[test]
 #[ignore = "boots a VM; needs root"]
 fn qemu_can_give_up_its_user_after_it_opened_everything() {
-    let mut guest = start(&GuestFiles::default(), "", areas(), Some("nobody"));
+    let mut guest = start(&GuestFiles::default(), "", areas(), Some("1900000007:1900000007"));
     guest.sees(BootNews::Booted);
     let status = std::fs::read_to_string(format!("/proc/{}/status", guest.vm.child.id())).unwrap();
     let line = |key: &str| status.lines().find(|line| line.starts_with(key)).unwrap().to_owned();
-    assert_eq!(line("Uid:"), "Uid:\t65534\t65534\t65534\t65534");
+    assert_eq!(line("Uid:"), "Uid:\t1900000007\t1900000007\t1900000007\t1900000007");
+    assert_eq!(line("Gid:"), "Gid:\t1900000007\t1900000007\t1900000007\t1900000007");
     assert_eq!(line("CapEff:"), "CapEff:\t0000000000000000");
     assert_eq!(line("NoNewPrivs:"), "NoNewPrivs:\t1");
 }

@@ -2,10 +2,10 @@
 //! launchers that cannot take a descriptor; private to its owner either way.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FallocateFlags, MemfdFlags, Mode, SealFlags};
+use rustix::fs::{FallocateFlags, MemfdFlags, Mode, OFlags, SealFlags};
 use rustix::io::Errno;
 
 use super::named_file::{FileIdentity, FilePages, NamedFile};
@@ -232,6 +232,16 @@ impl SharedMemory {
     #[must_use]
     pub fn file(&self) -> Option<&FileIdentity> {
         self.file.as_ref().map(NamedFile::identity)
+    }
+
+    /// A descriptor through which nobody can write or map for writing. Whoever is neither root nor the file's
+    /// owner cannot open it anew for that either: its mode is 0600.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn reader(&self) -> io::Result<OwnedFd> {
+        let path = format!("/proc/self/fd/{}", self.fd.as_raw_fd());
+        Ok(rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?)
     }
 
     /// Its name, as `/proc/self/maps` shows it.

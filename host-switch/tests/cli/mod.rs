@@ -62,6 +62,18 @@ impl Lab {
         path
     }
 
+    /// Lets every user into the lab's folder, so that what is refused is refused further in.
+    pub fn open_to_all(&self) {
+        std::fs::set_permissions(self.folder.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    }
+
+    /// Writes a config as it is.
+    pub fn write_config(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.folder.path().join(format!("{name}.toml"));
+        std::fs::write(&path, text).unwrap();
+        path
+    }
+
     /// Writes a config with one VM whose kernel is there, or not.
     pub fn vm_config(&self, kernel: &str) -> PathBuf {
         let path = self.config("vms", &["net_null0"]);

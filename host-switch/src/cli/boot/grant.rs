@@ -1,6 +1,6 @@
 //! The memory of a VM, as the switch hands it out.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
@@ -51,6 +51,8 @@ pub struct Grant {
     pub connection: OwnedFd,
     /// Control area and region.
     pub areas: Vec<SharedArea>,
+    /// The user that QEMU is to change to.
+    pub uid: Option<u32>,
 }
 
 impl Grant {
@@ -72,16 +74,34 @@ impl Grant {
             };
         let granted = match Reply::parse(&bytes).map_err(|error| strange(error.to_string()))? {
             Said::Ok(granted) => granted,
+            Said::Taken(_) => return Err(strange("it took what it was not given".to_owned())),
             Said::Error(why) => return Err(GrantError::Refused(why)),
         };
         let fds = <[OwnedFd; 2]>::try_from(fds)
             .map_err(|fds| strange(format!("{} descriptors instead of 2", fds.len())))?;
-        Ok(Self { connection, areas: areas(granted, fds) })
+        Ok(Self { connection, areas: areas(&granted, fds), uid: granted.uid })
+    }
+
+    /// Hands over a message with a descriptor, and waits until the switch says that it took it.
+    pub fn hand_over(&self, request: &Request, fd: BorrowedFd<'_>) -> Result<(), GrantError> {
+        let refused = |why: String| GrantError::Refused(why);
+        seqpacket::send(&self.connection, &request.to_bytes(), &[fd])
+            .map_err(|error| refused(error.to_string()))?;
+        let Received::Message { bytes, .. } =
+            seqpacket::receive(&self.connection).map_err(|error| refused(error.to_string()))?
+        else {
+            return Err(refused("it hung up".to_owned()));
+        };
+        match Reply::parse(&bytes).map_err(|error| refused(error.to_string()))? {
+            Said::Taken(_) => Ok(()),
+            Said::Error(why) => Err(refused(why)),
+            Said::Ok(_) => Err(refused("it gave memory that was not asked for".to_owned())),
+        }
     }
 }
 
-fn areas(granted: Granted, [control, region]: [OwnedFd; 2]) -> Vec<SharedArea> {
-    let Granted { control_bytes, region_bytes, read_only } = granted;
+fn areas(granted: &Granted, [control, region]: [OwnedFd; 2]) -> Vec<SharedArea> {
+    let Granted { control_bytes, region_bytes, read_only, .. } = *granted;
     vec![
         SharedArea { name: "control", fd: control, path: None, bytes: control_bytes, read_only: false },
         SharedArea { name: "region", fd: region, path: None, bytes: region_bytes, read_only },
@@ -101,13 +121,14 @@ pub fn stand_in(plan: &Plan, vm: &str) -> Result<Vec<SharedArea>, Failure> {
         control_bytes: file_pages.unwrap_or(FilePages::Plain).whole(control_bytes),
         region_bytes: domain.region_bytes,
         read_only: owner.read_only,
+        uid: None,
     };
     let memory = |bytes| -> Result<OwnedFd, Errno> {
         let fd = memfd_create("netvm-stand-in", MemfdFlags::CLOEXEC)?;
         ftruncate(&fd, bytes)?;
         Ok(fd)
     };
-    let mut areas = areas(granted, [memory(granted.control_bytes)?, memory(granted.region_bytes)?]);
+    let mut areas = areas(&granted, [memory(granted.control_bytes)?, memory(granted.region_bytes)?]);
     for (area, path) in areas.iter_mut().zip([&owner.path, &domain.path]) {
         area.path.clone_from(path);
     }

@@ -16,10 +16,11 @@ use security_domains::{Config, Vm};
 
 use super::Failure;
 use crate::control::protocol::Request;
-use crate::control::seqpacket;
 use crate::control::stop::Stop;
+use crate::control::uid;
 use crate::plan::Plan;
 use crate::qemu::accel::{self, Accelerator, Trial};
+use crate::qemu::command::VmLaunch;
 use crate::qemu::launch::launch;
 use grant::Grant;
 
@@ -69,28 +70,36 @@ pub(super) fn boot(run_dir: &Path, args: &BootArgs) -> Result<ExitCode, Failure>
     let stop = Stop::default();
     stop.on_signals()?;
     vm::check_image(vm)?;
-    let grant = Grant::fetch(&switch_dir.join("endpoint.sock"), &args.file, &vm.name)?;
+    let mut grant = Grant::fetch(&switch_dir.join("endpoint.sock"), &args.file, &vm.name)?;
     let (accelerator, reason) = accelerator(args.accel, vm, run_dir)?;
     log::info!("vm {} runs with {accelerator}: {reason}", vm.name);
 
     let (switch_end, qemu_end) = UnixStream::pair()?;
     let (own_end, second_qemu_end) = UnixStream::pair()?;
     // Before QEMU starts: should this process die on the way, the switch still sees the end of the socket.
-    seqpacket::send(&grant.connection, &Request::Qmp.to_bytes(), &[switch_end.as_fd()])?;
+    grant.hand_over(&Request::Qmp, switch_end.as_fd())?;
     drop(switch_end);
-    let areas = grant.areas;
+    let areas = std::mem::take(&mut grant.areas);
+    let run_as = grant.uid.map(run_as);
     let serial_log = serial_log(args, vm, &switch_dir);
     // What an earlier boot wrote there must not be taken for this one.
     File::create(&serial_log).map_err(|error| format!("cannot write {}: {error}", serial_log.display()))?;
     let launched =
         vm::launch_of(vm, accelerator, areas, vec![qemu_end.into(), second_qemu_end.into()], &serial_log)?;
-    let running = launch(launched)?;
+    let running = launch(VmLaunch { run_as, ..launched })?;
 
     let pid = i32::try_from(running.child.id())?;
-    let process = Request::Pid { pid, accelerator: Some(accelerator.to_string()) };
-    seqpacket::send(&grant.connection, &process.to_bytes(), &[running.pidfd.as_fd()])?;
+    let process = Request::Pid { pid, accelerator: Some(accelerator.to_string()), with_launcher: true };
+    if let Err(refused) = grant.hand_over(&process, running.pidfd.as_fd()) {
+        return watch::give_up(&vm.name, running, &refused);
+    }
     log::info!("vm {} is process {pid}, its console is in {}", vm.name, serial_log.display());
     watch::Watched::new(&vm.name, running, grant.connection, own_end, &serial_log, stop)?.attend(args.detach)
+}
+
+/// A user and a group of this number, as QEMU takes them.
+fn run_as(uid: u32) -> String {
+    format!("{uid}:{uid}")
 }
 
 fn find_vm<'c>(config: &'c Config, name: &str) -> Result<&'c Vm, String> {
@@ -117,6 +126,9 @@ fn print(config: &Config, vm: &Vm, args: &BootArgs, switch_dir: &Path) -> Result
     let (monitor, _) = UnixStream::pair()?;
     let launched =
         vm::launch_of(vm, accelerator, areas, vec![monitor.into()], &serial_log(args, vm, switch_dir))?;
+    let position = config.vms.iter().position(|listed| listed.name == vm.name);
+    let run_as = position.and_then(|position| uid::uid(0, position)).map(run_as);
+    let launched = VmLaunch { run_as, ..launched };
     println!("{}", launched.command().to_shell());
     let memory = if launched.areas.iter().any(|area| area.path.is_some()) {
         "Control area and region are files that `netvm run` makes. "
@@ -126,7 +138,8 @@ fn print(config: &Config, vm: &Vm, args: &BootArgs, switch_dir: &Path) -> Result
     let inherited = if memory.is_empty() { "control area and region, " } else { "" };
     eprintln!(
         "{memory}The numbers under /proc/self/fd and in fd= are descriptors that QEMU inherits: {inherited}a QMP \
-         socket whose other end goes to the switch over {}, an initramfs with the files of this VM.",
+         socket whose other end goes to the switch over {}, an initramfs with the files of this VM. The user of \
+         -runas is this VM's own; a running switch says which.",
         switch_dir.join("endpoint.sock").display()
     );
     Ok(ExitCode::SUCCESS)

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::background;
+use super::grant::GrantError;
 use crate::cli::Failure;
 use crate::control::stop::Stop;
 use crate::qemu::boot_watch::{BootNews, BootWatch};
@@ -20,6 +21,8 @@ pub const LOOK: Duration = Duration::from_millis(50);
 /// Time for a guest to shut down after its power button was pressed, and for QEMU to quit after that.
 const POWERDOWN_LIMIT: Duration = Duration::from_secs(5);
 const QUIT_LIMIT: Duration = Duration::from_secs(2);
+/// Time between the end of a QEMU's sockets and its own.
+const QUIT_PATIENCE: Duration = Duration::from_millis(500);
 /// Most bytes of QEMU's last words that are shown.
 const WORDS_BYTES_MAX: usize = 2048;
 
@@ -173,23 +176,37 @@ impl Watched {
         Ok(())
     }
 
-    /// QEMU has ended by itself: well if the guest was switched off, badly otherwise.
-    fn conclude(mut self) -> Result<ExitCode, Failure> {
-        let status = self.vm.child.wait()?;
-        if status.success() {
-            log::info!("vm {} was switched off", self.name);
-            return Ok(ExitCode::SUCCESS);
-        }
-        let words = std::fs::read(&self.vm.qemu_log).unwrap_or_default();
-        let words = String::from_utf8_lossy(&words[words.len().saturating_sub(WORDS_BYTES_MAX)..])
-            .replace(|c: char| c.is_control() && c != '\n', "?");
-        let log = self.vm.qemu_log.display();
-        let words = match words.trim_end() {
-            "" => format!("it said nothing in {log}"),
-            words => format!("its last words (from {log}):\n{words}"),
-        };
-        Err(format!("vm {}: QEMU ended with {status}; {words}", self.name).into())
+    fn conclude(self) -> Result<ExitCode, Failure> {
+        conclude(&self.name, self.vm)
     }
+}
+
+/// QEMU has ended by itself: well if the guest was switched off, badly otherwise.
+fn conclude(name: &str, mut vm: Vm) -> Result<ExitCode, Failure> {
+    let status = vm.child.wait()?;
+    if status.success() {
+        log::info!("vm {name} was switched off");
+        return Ok(ExitCode::SUCCESS);
+    }
+    let words = std::fs::read(&vm.qemu_log).unwrap_or_default();
+    let words = String::from_utf8_lossy(&words[words.len().saturating_sub(WORDS_BYTES_MAX)..])
+        .replace(|c: char| c.is_control() && c != '\n', "?");
+    let log = vm.qemu_log.display();
+    let words = match words.trim_end() {
+        "" => format!("it said nothing in {log}"),
+        words => format!("its last words (from {log}):\n{words}"),
+    };
+    Err(format!("vm {name}: QEMU ended with {status}; {words}").into())
+}
+
+/// The switch does not take the VM: mostly because QEMU has ended at once, which tells more than the refusal.
+pub fn give_up(name: &str, mut vm: Vm, refused: &GrantError) -> Result<ExitCode, Failure> {
+    if is_readable(&vm.pidfd, QUIT_PATIENCE)? {
+        return conclude(name, vm);
+    }
+    vm.child.kill()?;
+    vm.child.wait()?;
+    Err(format!("vm {name}: {refused}").into())
 }
 
 pub fn is_readable(fd: impl AsFd, limit: Duration) -> Result<bool, Failure> {

@@ -20,6 +20,7 @@ use switch_core::ids::EndpointId;
 use super::*;
 use crate::control::area::ControlArea;
 use crate::control::lending::EndpointFaults;
+use crate::control::owner::OwnerMemory;
 use crate::control::policy::{Action, Policy};
 use crate::control::violation::ViolationKind;
 use crate::datapath::{QueuePairHandle, Released};
@@ -208,7 +209,8 @@ impl Lab {
         let socket = std::env::temp_dir().join(format!("netvm-keeper-{}-{test}", std::process::id()));
         let noted = Arc::new(Noted::default());
         let policies = Policy::of_owner(policies, "fwd0");
-        let owners = vec![Owner::new(owner, "blue", area, Arc::clone(&region), served, policies)];
+        let memory = OwnerMemory::new(owner, area, Arc::clone(&region)).unwrap();
+        let owners = vec![Owner::new(owner, "blue", memory, served, policies)];
         let body = Arc::new(Body::new());
         let behind = Arc::clone(&body);
         let witness: Witness = Box::new(move |_| Peer::new(behind.pidfd()));
@@ -235,11 +237,17 @@ impl Lab {
 
     /// A VM with both ends of its QEMU, and QEMU's end of QMP.
     fn vm(&self) -> (OwnedFd, GuestEndpoint<'static>, UnixStream) {
+        self.launched(false)
+    }
+
+    fn launched(&self, with_launcher: bool) -> (OwnedFd, GuestEndpoint<'static>, UnixStream) {
         let (boot, endpoint) = self.process();
         let (ours, qemu) = UnixStream::pair().unwrap();
         seqpacket::send(&boot, &Request::Qmp.to_bytes(), &[ours.as_fd()]).unwrap();
-        let pid = Request::Pid { pid: 1, accelerator: None }.to_bytes();
+        assert_taken(&boot);
+        let pid = Request::Pid { pid: 1, accelerator: None, with_launcher }.to_bytes();
         seqpacket::send(&boot, &pid, &[self.body.pidfd().as_fd()]).unwrap();
+        assert_taken(&boot);
         (boot, endpoint, qemu)
     }
 
@@ -276,6 +284,11 @@ impl Lab {
         self.keeper.stop();
         std::fs::remove_file(self.socket).unwrap();
     }
+}
+
+fn assert_taken(boot: &OwnedFd) {
+    let Received::Message { bytes, .. } = seqpacket::receive(boot).unwrap() else { panic!("no answer") };
+    assert_eq!(Reply::parse(&bytes).unwrap(), Said::Taken(true));
 }
 
 fn answer_of(endpoint: &GuestEndpoint<'_>, nonce: u64) -> Answer {
@@ -631,7 +644,7 @@ fn a_vm_is_served_once_both_its_ends_can_be_seen_and_again_after_a_reset() {
     std::thread::sleep(Duration::from_millis(50));
     assert_eq!(endpoint.answered(51), None);
 
-    let pid = Request::Pid { pid: 1, accelerator: None }.to_bytes();
+    let pid = Request::Pid { pid: 1, accelerator: None, with_launcher: false }.to_bytes();
     seqpacket::send(&boot, &pid, &[lab.body.pidfd().as_fd()]).unwrap();
     let Answer::Epoch(epoch) = answer_of(&endpoint, 51) else { panic!("refused") };
     endpoint.confirm(epoch);
@@ -673,6 +686,29 @@ fn the_end_of_qemu_is_the_end_of_a_vm_and_the_end_of_its_launcher_is_not() {
     lab.body.die();
     drop(qemu);
     lab.noted.wait_for(&["attach 0 with 1 pairs", "release", "reclaim"]);
+    lab.end();
+}
+
+#[test]
+fn a_vm_that_is_to_end_with_its_launcher_is_killed_with_it() {
+    let lab = Lab::of(ClientKind::Vm, "launcher");
+    let (boot, endpoint, qemu) = lab.launched(true);
+    attach(&endpoint, 62);
+    drop(boot);
+    assert!(lab.body.is_killed());
+    drop(qemu);
+    lab.noted.wait_for(&["attach 0 with 1 pairs", "release", "reclaim"]);
+    lab.end();
+}
+
+#[test]
+fn a_second_qmp_socket_is_refused_with_the_reason() {
+    let lab = Lab::of(ClientKind::Vm, "second-qmp");
+    let (boot, _endpoint, _qemu) = lab.vm();
+    let (ours, _other) = UnixStream::pair().unwrap();
+    seqpacket::send(&boot, &Request::Qmp.to_bytes(), &[ours.as_fd()]).unwrap();
+    let Received::Message { bytes, .. } = seqpacket::receive(&boot).unwrap() else { panic!("no answer") };
+    assert_eq!(Reply::parse(&bytes).unwrap(), Said::Error("this VM has a QMP socket already".to_owned()));
     lab.end();
 }
 
