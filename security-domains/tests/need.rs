@@ -30,7 +30,7 @@ fn control_areas_take_hugepages_only_as_files() {
     let text = include_str!("../examples/demo.toml");
     let need = &parse(text, "demo.toml").unwrap().needs()[0];
     assert_eq!((need.region_hugepages, need.control_hugepages, need.rings), (16, 0, 6));
-    assert_eq!(need.region_mib_min(), Some(16));
+    assert_eq!(need.region_mib_min(), Some(32));
 
     let text = text.replacen("pages = ", "path = \"/dev/hugepages/netvm-blue\"\npages = ", 1);
     let need = &parse(&text, "demo.toml").unwrap().needs()[0];
