@@ -28,7 +28,8 @@
         feature = "sabotage-ways",
         feature = "sabotage-bucket",
         feature = "sabotage-share",
-        feature = "sabotage-pin"
+        feature = "sabotage-pin",
+        feature = "sabotage-flow"
     )
 ))]
 compile_error!("the sabotage features break checks on purpose and never go into a release build");

@@ -4,6 +4,10 @@
 //! 2 scanner (endpoint 3, fails open, in no chain but 2); chain 0 = firewall, router → server; chain 1 =
 //! router, firewall, router → client; chain 2 = scanner → server. Red: port 2, service 3 (endpoint 4), chain 3.
 
+use proptest::prelude::*;
+
+use crate::criteria::Criteria;
+use crate::edge::EdgeSpec;
 use crate::ids::{ChainId, DomainId, EndpointId, PortId, ServiceId};
 use crate::liveness::Liveness;
 use crate::snapshot::{ChainSpec, EndpointSpec, ForwardingSpec, PortSpec, ServiceSpec, Target, WhenDead};
@@ -67,4 +71,42 @@ pub(crate) fn live(endpoints: &[u16]) -> Liveness {
 
 pub(crate) fn all_live() -> Liveness {
     live(&[0, 1, 2, 3, 4])
+}
+
+/// An edge for everything but groups.
+pub(crate) fn edge(from: DomainId, to: DomainId) -> EdgeSpec {
+    EdgeSpec { from, to, flows: Criteria::default(), broadcast: false, limit: None }
+}
+
+/// Two ports, four services and three chains of three domains, with any edges; not all of them can be built.
+pub(crate) fn any_spec() -> impl Strategy<Value = ForwardingSpec> {
+    let domain = || (0..3u16).prop_map(DomainId);
+    let service = any::<bool>().prop_map(|open| ServiceSpec {
+        may_target: Vec::new(),
+        when_dead: if open { WhenDead::Open } else { WhenDead::Closed },
+    });
+    let port = (proptest::collection::vec(domain(), 1..3), 0..3u16)
+        .prop_map(|(domains, chain)| PortSpec { domains, chain: Some(ChainId(chain)) });
+    let endpoint = (domain(), 0..4u16)
+        .prop_map(|(domain, service)| EndpointSpec { domain, service: ServiceId(service) });
+    let chain = (proptest::collection::vec((0..4u16).prop_map(ServiceId), 0..4), 0..2u16)
+        .prop_map(|(path, egress)| ChainSpec { path, egress: PortId(egress), observers: Vec::new() });
+    let edge =
+        (domain(), domain()).prop_filter_map("to itself", |(from, to)| (from != to).then(|| edge(from, to)));
+    (
+        proptest::collection::vec(port, 2),
+        proptest::collection::vec(service, 4),
+        proptest::collection::vec(endpoint, 1..6),
+        proptest::collection::vec(chain, 3),
+        proptest::collection::vec(edge, 0..6),
+    )
+        .prop_map(|(ports, services, endpoints, chains, edges)| ForwardingSpec {
+            ports,
+            services,
+            endpoints,
+            chains,
+            rules: Vec::new(),
+            edges,
+            flow_seed: 3,
+        })
 }

@@ -93,6 +93,7 @@ pub const ALL: &[Sabotage] = &[
     check("sabotage-ways", "refuses_every_way_without_an_edge"),
     check("sabotage-bucket", "admits_no_more_than_the_rate_allows"),
     check("sabotage-pin", "a_buffer_whose_chain_is_done_waits_for_its_observers"),
+    check("sabotage-flow", "where_none_is_chosen_by_flow_all_flows_go_the_same_way"),
     check("sabotage-share", "domains_that_always_have_work_get_what_their_weights_say"),
     pool("sabotage-push-relaxed", "the_owner_sees_what_a_pusher_did_to_each_buffer_it_gave_back"),
     pool("sabotage-take-all-relaxed", "the_owner_sees_what_a_pusher_did_to_each_buffer_it_gave_back"),

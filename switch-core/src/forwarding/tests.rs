@@ -1,5 +1,6 @@
 //! The ways of a packet through the small switch of [`crate::test_switch`].
 
+use proptest::prelude::*;
 use shm_ring::desc::{Kind, Verdict};
 
 use super::*;
@@ -9,7 +10,8 @@ use crate::rule::{Rule, RuleAction};
 use crate::snapshot::{EndpointSpec, ForwardingSpec, SnapshotError, Target};
 use crate::test_frames::{ipv4, ports, tcp};
 use crate::test_switch::{
-    BLUE, CLIENT, FIREWALL_ID, RED, ROUTER, ROUTER_ID, SCANNER, SCANNER_ID, SERVER, all_live, live, spec,
+    BLUE, CLIENT, FIREWALL_ID, RED, ROUTER, ROUTER_ID, SCANNER, SCANNER_ID, SERVER, all_live, any_spec, live,
+    spec,
 };
 
 fn returned(path: PacketPath, verdict: Verdict, aux: u32) -> Returned {
@@ -465,4 +467,36 @@ fn refuses_to_show_what_is_dropped() {
     spec.rules = vec![Rule { observe: Some(ServiceId(2)), ..rule(RuleAction::Drop) }];
     let error = spec.build().map(|_| ()).unwrap_err().to_string();
     assert_eq!(error, "rule 0 drops what it shows to service 2; observers see what enters a chain");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(4000) })]
+
+    #[test]
+    fn where_none_is_chosen_by_flow_all_flows_go_the_same_way(
+        spec in any_spec(),
+        (alive, flows) in (any::<u8>(), proptest::collection::vec(any::<u32>(), 12)),
+        (chain, hop) in (0..4u16, 0..6u8),
+    ) {
+        let mut spec = spec;
+        // All of one domain: this is not about edges.
+        spec.ports.iter_mut().for_each(|port| port.domains = vec![BLUE]);
+        spec.endpoints.iter_mut().for_each(|endpoint| endpoint.domain = BLUE);
+        let forwarding = spec.build().unwrap();
+        if forwarding.chooses_by_flow(ChainId(chain)) {
+            return Ok(());
+        }
+        let mut live = Liveness::default();
+        (0..8).for_each(|id| live.set(EndpointId(id), alive >> id & 1 == 1));
+        let decide = |flow_hash| {
+            let path = PacketPath { flow_hash, ..at(chain, hop) };
+            let decision = forwarding.after(ROUTER, &returned(path, Verdict::Next, 0), &live);
+            assert_eq!(decision.path.flow_hash, flow_hash);
+            (decision.step, PacketPath { flow_hash: 0, ..decision.path })
+        };
+        let expected = decide(0);
+        for flow_hash in flows {
+            prop_assert_eq!(decide(flow_hash), expected);
+        }
+    }
 }

@@ -4,21 +4,14 @@ use proptest::prelude::*;
 use shm_ring::desc::{Kind, Verdict};
 
 use super::*;
-use crate::criteria::Criteria;
-use crate::edge::EdgeSpec;
 use crate::forwarding::{Forwarding, Step};
 use crate::ids::{BufferIndex, EndpointId};
 use crate::ledger::PacketPath;
 use crate::liveness::Liveness;
 use crate::rule::Rule;
 use crate::shard::Returned;
-use crate::snapshot::{ChainSpec, EndpointSpec, PortSpec, ServiceSpec};
 use crate::test_frames::tcp;
-use crate::test_switch::{BLUE, CLIENT, RED, SERVER, spec};
-
-fn edge(from: DomainId, to: DomainId) -> EdgeSpec {
-    EdgeSpec { from, to, flows: Criteria::default(), broadcast: false, limit: None }
-}
+use crate::test_switch::{BLUE, CLIENT, RED, SERVER, any_spec, edge, spec};
 
 type Change = fn(&mut ForwardingSpec);
 
@@ -170,38 +163,6 @@ fn given_back(path: PacketPath) -> Returned {
     let (kind, verdict) = (Kind::Packet, Verdict::Next);
     let index = BufferIndex(0);
     Returned { index, data_offset_bytes: 128, data_len_bytes: 60, kind, verdict, aux: 0, path }
-}
-
-fn any_spec() -> impl Strategy<Value = ForwardingSpec> {
-    let domain = || (0..3u16).prop_map(DomainId);
-    let service = any::<bool>().prop_map(|open| ServiceSpec {
-        may_target: Vec::new(),
-        when_dead: if open { WhenDead::Open } else { WhenDead::Closed },
-    });
-    let port = (proptest::collection::vec(domain(), 1..3), 0..3u16)
-        .prop_map(|(domains, chain)| PortSpec { domains, chain: Some(ChainId(chain)) });
-    let endpoint = (domain(), 0..4u16)
-        .prop_map(|(domain, service)| EndpointSpec { domain, service: ServiceId(service) });
-    let chain = (proptest::collection::vec((0..4u16).prop_map(ServiceId), 0..4), 0..2u16)
-        .prop_map(|(path, egress)| ChainSpec { path, egress: PortId(egress), observers: Vec::new() });
-    let edge =
-        (domain(), domain()).prop_filter_map("to itself", |(from, to)| (from != to).then(|| edge(from, to)));
-    (
-        proptest::collection::vec(port, 2),
-        proptest::collection::vec(service, 4),
-        proptest::collection::vec(endpoint, 1..6),
-        proptest::collection::vec(chain, 3),
-        proptest::collection::vec(edge, 0..6),
-    )
-        .prop_map(|(ports, services, endpoints, chains, edges)| ForwardingSpec {
-            ports,
-            services,
-            endpoints,
-            chains,
-            rules: Vec::new(),
-            edges,
-            flow_seed: 3,
-        })
 }
 
 proptest! {
