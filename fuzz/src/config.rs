@@ -31,7 +31,8 @@ fn use_config(config: &Config) {
     for endpoint in config.endpoints() {
         assert!(!endpoint.name.is_empty());
     }
-    assert_eq!(config.needs().len(), config.domains.len());
+    // Owners that work on copies have a domain of their own besides.
+    assert!(config.needs().len() >= config.domains.len());
     for domain in &config.domains {
         assert_eq!(
             config.domain_named(&domain.name).map(|(_, found)| found),

@@ -133,7 +133,7 @@ fn use_rings(from_host: RingMemory<'_>, to_host: RingMemory<'_>) {
         assert!(taken <= burst.len());
         consumer.release();
     }
-    let mut producer = Producer::new(to_host, None);
+    let producer = Producer::new(to_host, None);
     if let Ok(room) = producer.room(1) {
         assert!(room <= to_host.slot_count());
         assert_eq!(producer.stage_burst(&burst), burst.len().min(room as usize));

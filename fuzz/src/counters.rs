@@ -118,7 +118,7 @@ fn consume(input: &mut Input<'_>, memory: &Memory) {
 fn produce(input: &mut Input<'_>, memory: &Memory) {
     let start = memory.produced.value.load(Relaxed);
     let slot_count = memory.ring().slot_count();
-    let mut producer = Producer::resume(memory.ring(), None, start);
+    let producer = Producer::resume(memory.ring(), None, start);
     // All staged so far, and how much room was believed last.
     let (mut staged, mut room) = (start, 0);
     for _ in 0..STEPS_MAX {

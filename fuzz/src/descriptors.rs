@@ -120,7 +120,11 @@ impl Bench<'_> {
 
     fn lend(&mut self, index: u32, input: &mut Input<'_>) {
         let kind = if input.below(4) == 0 { Kind::Empty } else { Kind::Packet };
-        let lent = Lent { endpoint: endpoint(input), kind, path: path(input.below(2), input.below(2)) };
+        let lent = Lent {
+            endpoint: endpoint(input),
+            kind,
+            path: PacketPath { flow_hash: input.below(2).into(), ..path(input.below(2), input.below(2)) },
+        };
         let sequence = self.sequence;
         let loan = Loan { endpoint: EndpointId(lent.endpoint), sequence, kind, path: lent.path };
         let generation = self.shard.lend(BufferIndex(index), &loan);
@@ -261,9 +265,13 @@ impl Bench<'_> {
             panic!("refused {first:?}");
         };
         self.model.come_home(returned.index.0);
-        let (next, mark) = (path(1, input.below(2)), input.u32());
-        let passage = Passage::of(EndpointId(from), &returned, EndpointId(to), next, mark);
-        assert_eq!(passage.is_some(), returned.kind == Kind::Packet, "only packets are passed on");
+        let (hop, visited, mark, by_flow) =
+            (input.below(4), input.below(2), input.u32(), input.below(2) == 0);
+        let chain = if input.below(8) == 0 { ChainId(u16::MAX) } else { returned.path.chain };
+        let next = PacketPath { chain, hop, visited, ..returned.path };
+        let passage = Passage::of(EndpointId(from), &returned, EndpointId(to), next, mark, by_flow);
+        let stays = returned.kind == Kind::Packet && chain == returned.path.chain;
+        assert_eq!(passage.is_some(), stays, "packets are passed on within their chain");
         let Some(passage) = passage else { return };
         let given: [RawDesc; BURST] = std::array::from_fn(|_| self.descriptor(from, input));
         let mut descs = given;
@@ -271,10 +279,18 @@ impl Bench<'_> {
         for (raw, lent_on) in given.iter().zip(&descs).take(passed) {
             let (desc, onwards) = (raw.unpack(), lent_on.unpack());
             let Some(lent) = self.model.ends(from, &desc) else { panic!("passed on {desc:?} of {from}") };
-            assert_eq!((lent.kind, lent.path), (Kind::Packet, returned.path));
+            let flow_hash = if by_flow { returned.path.flow_hash } else { lent.path.flow_hash };
+            assert_eq!((lent.kind, lent.path), (Kind::Packet, PacketPath { flow_hash, ..returned.path }));
             assert_eq!((desc.code, desc.aux), (returned.verdict as u8, returned.aux));
             self.model.come_home(desc.buffer_index);
-            self.set(desc.buffer_index, Holder::Endpoint(Lent { endpoint: to, path: next, ..lent }));
+            self.set(
+                desc.buffer_index,
+                Holder::Endpoint(Lent {
+                    endpoint: to,
+                    path: PacketPath { hop, visited, ..lent.path },
+                    ..lent
+                }),
+            );
             let generation = self.model.at(desc.buffer_index).map(|(_, generation)| *generation);
             assert_eq!(lent_on.word0, raw.word0, "the data stays where it is");
             assert_eq!(Some(onwards.generation), generation);

@@ -145,7 +145,7 @@ fn check(machine: &AttachMachine, seen: &mut Seen, action: &AttachAction) {
             assert_eq!(machine.unproven_epochs(), [0; 0], "nothing comes home while a writer may run");
             assert!(!seen.is_releasing, "nothing comes home while lcores have the rings");
         }
-        AttachAction::StopFeeding | AttachAction::ResumeFeeding => {
+        AttachAction::StopFeeding | AttachAction::ResumeFeeding | AttachAction::ShowDraining => {
             assert!(seen.fed.is_some() && !seen.is_releasing, "{action:?} {seen:?}");
         }
         AttachAction::Withdraw { .. } => {}

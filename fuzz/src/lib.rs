@@ -15,6 +15,7 @@ pub mod firewall_packets;
 pub mod firewall_rules;
 pub mod guest_words;
 pub mod headers;
+pub mod http_api;
 mod input;
 mod ledger_model;
 pub mod messages;

@@ -50,6 +50,7 @@ const TARGETS: &[Target] = &[
     Target { name: "firewall_rules", seeds: CONFIGS },
     target("guest_words"),
     target("headers"),
+    target("http_api"),
     target("messages"),
     target("qmp"),
     target("router_packets"),
@@ -161,7 +162,7 @@ pub fn checks(workspace: &Workspace) -> [Stage; 2] {
     lints.arg("clippy");
     manifest(&mut lints);
     lints
-        .args(["--all-targets", "--", "-D", "warnings"])
+        .args(["--lib", "--bins", "--", "-D", "warnings"])
         .env("CARGO_TARGET_DIR", workspace.target().join("fuzz"));
     [
         stage("format of the fuzz targets", format, Expect::Pass),

@@ -116,7 +116,8 @@ async fn serve(listener: UnixListener, answers: Arc<dyn Answers>, stopped: onesh
     }
 }
 
-fn routes(answers: Arc<dyn Answers>) -> Router {
+/// What is answered at which path.
+pub fn routes(answers: Arc<dyn Answers>) -> Router {
     Router::new()
         .route("/v1/status", get(|state| answer(state, |answers| answers.status())))
         .route("/v1/audit", get(|state| answer(state, |answers| answers.audit())))
