@@ -20,7 +20,7 @@
 //! |---|---|
 //! | what is taken was published; a slot is overwritten only after it was read; also where counters wrap | loom models |
 //! | no wake-up is lost by the doorbell protocol that the layout reserves words for | loom model |
-//! | who sees a nonce, an answer, a confirmation or an end sees what belongs to it | loom models |
+//! | who sees a nonce, an answer, a confirmation, the end of the feeding or of an epoch sees what belongs to it | loom models |
 //! | the journal never lags what the peer saw; who reads it finds the ledger as of then | loom models |
 //! | a ring is a queue of exactly its slots, and no peer's counter leads beyond it | unit and property tests |
 //! | wherever the host is stopped, no buffer has two holders or none after a take-over | `crash.rs` |
