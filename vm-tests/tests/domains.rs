@@ -7,6 +7,7 @@ use lab::child::Child;
 use lab::status::Status;
 use lab::switch::Switch;
 use lab::transfer::ping;
+use vm_tests::config::{CABLES, SWITCH_AND_DOMAIN};
 use vm_tests::scene::assert_conserved;
 use vm_tests::{Scene, config};
 
@@ -135,5 +136,29 @@ fn broadcast_stays_where_the_edge_does_not_say_so() {
     let status = switch.status().unwrap();
     assert!(status.dropped("domain_edge_denied") > 0, "{:?}", status.drops);
     assert_eq!(status.endpoint_of("green0").unwrap().returned, 0, "nothing got into green");
+    switch.stop().unwrap();
+}
+
+#[test]
+fn a_vm_that_works_on_copies_runs_the_same_image() {
+    let scene = Scene::new();
+    let (client, server) = scene.hosts();
+    let vm = config::vm("scrub0", "scrub", "forwarder", "");
+    let copied = vm.replace("domain = \"blue\"", "domain = \"blue\"\naccess = \"copied\"");
+    let text = [
+        SWITCH_AND_DOMAIN,
+        CABLES,
+        &config::service("scrub", ""),
+        &config::there_and_back(&["scrub"]),
+        &copied,
+    ];
+    let mut switch = scene.switch(&text.concat());
+    let _vm = switch.boot("scrub0").unwrap();
+    switch.wait_attached(&["scrub0"], Duration::from_secs(120)).unwrap_or_else(|err| panic!("{err}"));
+    scene.assert_a_file_crosses(&client, &server, SERVER);
+    let status = switch.status().unwrap();
+    assert!(carried(&status, "blue", "scrub0@blue") > 16 << 20, "{:?}", status.edges);
+    assert!(carried(&status, "scrub0@blue", "blue") > 16 << 20, "{:?}", status.edges);
+    assert_conserved(&status);
     switch.stop().unwrap();
 }
