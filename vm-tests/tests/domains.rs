@@ -162,3 +162,40 @@ fn a_vm_that_works_on_copies_runs_the_same_image() {
     assert_conserved(&status);
     switch.stop().unwrap();
 }
+
+#[test]
+fn a_shared_port_sorts_flows_into_their_domains() {
+    let scene = Scene::new();
+    let (client, server) = scene.hosts();
+    let shared = "domains = [\"blue\", \"green\"]";
+    let ports = CABLES.replace("domain = \"blue\"", shared);
+    let green = "\n[[domain]]\nname = \"green\"\nregion_mib = 16\npages = \"hugetlb-or-plain\"\n";
+    let echoes = |port: &str, chain: &str| {
+        format!("\n[[rule]]\nport = \"{port}\"\nproto = \"icmp\"\nchain = \"{chain}\"\n")
+    };
+    let green_process = config::process("green0", "green-forwarder", "").replace("\"blue\"", "\"green\"");
+    let text = [
+        SWITCH_AND_DOMAIN,
+        green,
+        &ports,
+        &config::service("blue-forwarder", ""),
+        &config::service("green-forwarder", ""),
+        &config::there_and_back(&["blue-forwarder"]),
+        &config::chain("green-upstream", &["green-forwarder"], "server"),
+        &config::chain("green-downstream", &["green-forwarder"], "client"),
+        &echoes("client", "green-upstream"),
+        &echoes("server", "green-downstream"),
+        &config::process("blue0", "blue-forwarder", ""),
+        &green_process,
+    ];
+    let mut switch = scene.switch(&text.concat());
+    let _forwarders = start_forwarders(&mut switch);
+    assert_eq!(ping(&client, SERVER, 20, 20).unwrap().answered, 20);
+    scene.assert_a_file_crosses(&client, &server, SERVER);
+    let status = switch.status().unwrap();
+    let returned = |owner: &str| status.endpoint_of(owner).unwrap().returned;
+    assert_eq!(returned("green0"), 40, "the echoes, there and back, and nothing else");
+    assert!(returned("blue0") > 10_000);
+    assert_conserved(&status);
+    switch.stop().unwrap();
+}

@@ -3,6 +3,7 @@
 use dpdk::{EalOptions, LogLevel};
 
 use super::preflight::Device;
+use crate::datapath::PortSpec;
 use crate::plan::Plan;
 
 /// Host memory for each buffer outside its region: the mbuf header and its place in a mempool, with room for
@@ -11,6 +12,9 @@ const BYTES_PER_BUFFER: u64 = 512;
 /// Memory for the EAL itself and the queues of each port's driver.
 const BASE_MIB: u64 = 64;
 const PORT_MIB: u64 = 32;
+/// Buffers of a private pool of a shared port besides its slots, and bytes of each: a frame and its header.
+const PRIVATE_EXTRA: u64 = 128;
+const PRIVATE_HEADER_BYTES: u64 = 512;
 /// Size of a huge page.
 pub const MIB_PER_HUGEPAGE: u64 = 2;
 
@@ -48,8 +52,16 @@ pub fn options(plan: &Plan, free_hugepages: Option<u64>) -> EalOptions {
 pub fn memory_mib(plan: &Plan) -> u64 {
     let buffers: u64 = plan.domains.iter().map(|domain| u64::from(domain.buffer_count)).sum();
     let headers_mib = (buffers * BYTES_PER_BUFFER).div_ceil(1 << 20);
-    let wanted = BASE_MIB + headers_mib + PORT_MIB * plan.ports.len() as u64;
+    let private_bytes: u64 = plan.ports.iter().filter(|port| port.domains.len() > 1).map(private_bytes).sum();
+    let private_mib = (private_bytes * plan.lcores.len() as u64).div_ceil(1 << 20);
+    let wanted = BASE_MIB + headers_mib + private_mib + PORT_MIB * plan.ports.len() as u64;
     wanted.next_multiple_of(MIB_PER_HUGEPAGE)
+}
+
+/// What a port that domains share takes for each lcore: frames wait in private pools on their way in and out.
+fn private_bytes(port: &PortSpec) -> u64 {
+    let slots = u64::from(port.rx_slots) + u64::from(port.tx_slots) + 2 * PRIVATE_EXTRA;
+    slots * (u64::from(port.mtu_bytes).max(2048) + PRIVATE_HEADER_BYTES)
 }
 
 /// Free huge pages of 2 MiB by the kernel's count.
@@ -64,15 +76,32 @@ mod tests {
     use super::*;
 
     fn plan() -> Plan {
+        planned(&text())
+    }
+
+    fn planned(text: &str) -> Plan {
+        let config =
+            security_domains::parse(text, "test.toml").unwrap_or_else(|findings| panic!("{findings}"));
+        Plan::new(&config, 1).unwrap()
+    }
+
+    fn text() -> String {
         let text = "[switch]\nname = \"demo\"\nlcores = [0]\n\
                     [[domain]]\nname = \"blue\"\nregion_mib = 8\npages = \"plain\"\n\
                     [[port]]\nname = \"client\"\ndevice = \"0000:01:00.0\"\ndomain = \"blue\"\nchain = \"way\"\n\
                     [[service]]\nname = \"forwarder\"\n\
                     [[chain]]\nname = \"way\"\npath = [\"forwarder\"]\negress = \"client\"\n\
                     [[process]]\nname = \"fwd0\"\ndomain = \"blue\"\n[[process.endpoint]]\nservice = \"forwarder\"\n";
-        let config =
-            security_domains::parse(text, "test.toml").unwrap_or_else(|findings| panic!("{findings}"));
-        Plan::new(&config, 1).unwrap()
+        text.to_owned()
+    }
+
+    #[test]
+    fn the_private_pools_of_a_shared_port_are_part_of_it() {
+        let green = "[[domain]]\nname = \"green\"\nregion_mib = 8\npages = \"plain\"\n";
+        let alone = text() + green;
+        let shared = alone.replacen("domain = \"blue\"", "domains = [\"blue\", \"green\"]", 1);
+        // (512 + 512 + 2 × 128) × (2048 + 512) bytes are more than 3 MiB.
+        assert_eq!(memory_mib(&planned(&shared)), memory_mib(&planned(&alone)) + 4);
     }
 
     #[test]

@@ -79,13 +79,18 @@ fn refused(old: &str, new: &str) -> String {
 #[test]
 fn refuses_by_name_what_the_datapath_cannot_do() {
     let pages = "pages = \"hugetlb-or-plain\"";
-    let green = format!("{pages}\n[[domain]]\nname = \"green\"\nregion_mib = 4");
     let observer = format!(
         "{pages}\n[[service]]\nname = \"ids\"\n[[process]]\nname = \"ids0\"\ndomain = \"blue\"\n\
          access = \"observer\"\n[[process.endpoint]]\nservice = \"ids\""
     );
     let message = "process[ids0].access: this version has no access \"observer\" yet";
     assert_eq!(refused(pages, &observer), message);
+}
+
+#[test]
+fn a_shared_port_is_of_all_its_domains() {
+    let pages = "pages = \"hugetlb-or-plain\"";
+    let green = format!("{pages}\n[[domain]]\nname = \"green\"\nregion_mib = 8");
     let shared = CHAIN_OF_TWO.replacen("domain = \"blue\"", "domains = [\"blue\", \"green\"]", 1);
     let shared = shared.replace(pages, &green);
     let config =
