@@ -60,7 +60,7 @@ impl<K: Named, const N: usize> CounterSet<K, N> {
 
 /// Packets of one domain on one lcore.
 ///
-/// At rest `entered == delivered + crossed + drops.total()`; while packets are in flight, the difference is theirs.
+/// At rest `entered == delivered + crossed + observed + drops.total()`; while packets are in flight, the difference is theirs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DomainCounters {
     /// Packets received by a port, made by an NF, or copied in.
@@ -69,6 +69,8 @@ pub struct DomainCounters {
     pub delivered: u64,
     /// Packets that an edge has let into another domain; they have entered that one as copies.
     pub crossed: u64,
+    /// Copies that observers have given back.
+    pub observed: u64,
     /// Packets that went no further, by reason.
     pub drops: DropCounters,
 }
@@ -79,6 +81,7 @@ impl DomainCounters {
         self.entered += other.entered;
         self.delivered += other.delivered;
         self.crossed += other.crossed;
+        self.observed += other.observed;
         self.drops.merge(&other.drops);
     }
 }

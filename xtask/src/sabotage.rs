@@ -111,6 +111,11 @@ pub const ALL: &[Sabotage] = &[
     datapath("sabotage-limits", SHARES, "a_limited_domain_lets_in_what_its_rate_allows"),
     datapath("sabotage-shares", SHARES, "a_flood_in_one_domain_leaves_the_other_its_share"),
     datapath("sabotage-port-shares", SHARED, "a_flood_of_one_domain_leaves_the_other_its_share_of_a_port"),
+    datapath(
+        "sabotage-observer-verdict",
+        &["--test", "datapath_observe"],
+        "an_observer_sees_what_enters_the_chain_and_changes_nothing_of_it",
+    ),
     datapath("sabotage-egress-reread", SHARED, "headers_rewritten_behind_the_copy_do_not_leave"),
     Sabotage {
         package: "host-switch",

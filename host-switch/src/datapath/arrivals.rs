@@ -2,12 +2,15 @@
 
 use dpdk::MbufBurst;
 use switch_core::drop_reason::DropReason;
+use switch_core::forwarding::Arrival as Entering;
+use switch_core::ids::ObserversId;
 use switch_core::shard::Ingress as Arrival;
 
 use super::domain::DomainLane;
 use super::endpoint::EndpointLane;
 use super::ingress::{Arrived, RX_BURST, Refused};
 use super::lcore::Lcore;
+use super::observe::Observed;
 use super::route::Route;
 
 impl Lcore {
@@ -65,7 +68,7 @@ impl Lcore {
             } else if needs_header {
                 route.domain.copy_header(frame, header);
             }
-            let decision = self.forwarding.ingress(ingress.port, header, route.live);
+            let Entering { decision, observers } = self.forwarding.arrival(ingress.port, header, route.live);
             let path = decision.path;
             let arrival = Arrival { path, vlan, class: 0, offload_flags: 0, host_time_ms: self.now_ms };
             if !route.shard.received(frame.index, &arrival) {
@@ -76,6 +79,11 @@ impl Lcore {
             if std::mem::take(&mut is_sample_due) {
                 route.domain.sampler.note(frame.index.0, place);
             }
+            if observers != ObserversId::NONE {
+                let header = needs_header.then_some(*header);
+                self.observed.push(Observed { frame, decision, observers, header });
+                continue;
+            }
             route.forward(frame, decision, None);
             if needs_header {
                 route.crossings.bind(frame, header);
@@ -83,6 +91,9 @@ impl Lcore {
         }
         drop(shard);
         drop(freed);
+        if !self.observed.is_empty() {
+            self.show_burst(domain);
+        }
         if !self.crossings.is_empty() {
             self.cross(domain);
         }

@@ -82,7 +82,7 @@ impl EdgeLane {
         forwarding.edges().iter().map(lane).collect()
     }
 
-    fn admit(&mut self, bytes: u16) -> Result<(), DropReason> {
+    pub(super) fn admit(&mut self, bytes: u16) -> Result<(), DropReason> {
         let may = self.limit.as_mut().is_none_or(|limit| limit.admit(bytes));
         if may { Ok(()) } else { Err(DropReason::EdgeRate) }
     }
@@ -165,7 +165,7 @@ fn judge(answer: Result<EdgeId, DropReason>) -> Result<EdgeId, DropReason> {
 
 /// Copies a frame into a buffer of `target`, which is the lcore's then: the bytes that were judged, and behind
 /// them what stands in the source now. Of the source, the new buffer gets the frame and nothing else.
-fn copy_over(
+pub(super) fn copy_over(
     source: &DomainLane,
     target: &mut DomainLane,
     frame: Frame,

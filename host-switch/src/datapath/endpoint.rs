@@ -49,6 +49,8 @@ pub(super) struct EndpointLane {
     pub counter_errors: u64,
     /// Of what it gives back to be sent on.
     pub limit: Option<Box<Limit>>,
+    /// What it gives back goes home.
+    pub observes: bool,
     pub violations: Arc<EndpointViolations>,
 }
 
@@ -62,6 +64,7 @@ impl EndpointLane {
             quota_buffers: share(spec.quota_buffers).max(1),
             credit_buffers: share(spec.credit_buffers),
             limit: Limit::part_of(spec.limit, lcores),
+            observes: spec.observes,
             violations,
             ring_slots: 0,
             pair: None,
@@ -107,6 +110,19 @@ impl EndpointLane {
     pub(super) fn packets_max(&self) -> u32 {
         let quota = self.quota_buffers.saturating_sub(self.quarantined);
         quota.min(self.ring_slots).saturating_sub(self.credit_buffers)
+    }
+
+    /// Whether it could be lent one more buffer now.
+    pub(super) fn has_room(&mut self, shard: &Shard<'static>) -> bool {
+        let room = self.pair.as_mut().map_or(Ok(0), |pair| pair.to_guest.room(1));
+        // A broken counter is told when something is lent.
+        room != Ok(0) && shard.is_under_quota(self.id, self.quota_buffers)
+    }
+
+    /// Whether what it gives back is to be looked at one by one.
+    #[inline]
+    pub(super) fn is_served_singly(&self) -> bool {
+        self.limit.is_some() || self.observes
     }
 
     /// Lends it a frame, unless ring or quota have no room. Nothing has changed hands when this fails; a

@@ -12,7 +12,7 @@ use std::time::Instant;
 use shm_ring::desc::RawDesc;
 use switch_core::forwarding::Forwarding;
 use switch_core::header::HeaderCopy;
-use switch_core::ids::LcoreId;
+use switch_core::ids::{EndpointId, LcoreId};
 use switch_core::liveness::Liveness;
 use switch_core::share::Shares;
 
@@ -24,6 +24,7 @@ use super::handoff::FromLcore;
 use super::idle::Backoff;
 use super::ingress::Ingress;
 use super::message::{Event, Message};
+use super::observe::Observed;
 use super::route::EventSink;
 use super::shared_ports::SharedPorts;
 use super::throttle::Throttled;
@@ -49,6 +50,10 @@ pub(super) struct Lcore {
     pub handoffs: Vec<FromLcore>,
     /// Empty between two bursts.
     pub crossings: Crossings,
+    /// Empty between two bursts.
+    pub observed: Vec<Observed>,
+    /// Empty between two frames.
+    pub viewers: Vec<EndpointId>,
     /// By edge.
     pub edges: Vec<EdgeLane>,
     pub forwarding: Arc<Forwarding>,

@@ -17,6 +17,7 @@
 //! | `violations` | what control watches |
 //! | `domain`, `endpoint`, `ingress`, `egress` | what an lcore has of each |
 //! | `shared_ports`, `shared_ingress`, `shared_egress` | ports of several domains |
+//! | `observe` | copies for those who watch |
 //! | `handoff` | frames for a port whose queue another lcore owns |
 //! | `shard_cell` | the ledger shared between an lcore and its mempool |
 //! | `sample` | the proof that nothing was copied |
@@ -48,6 +49,7 @@ mod ingress;
 mod lcore;
 mod limit;
 mod message;
+mod observe;
 mod port;
 mod returns;
 mod route;

@@ -52,8 +52,8 @@ impl Lcore {
         let mut decision = Decision { step: Step::Home, path: PATH_OF_NOTHING };
         let mut passage = None;
         let mut at = 0;
-        if route.endpoints[position].limit.is_some() {
-            accepted = serve_limited(&mut route, position, returns, &self.forwarding, &mut self.header);
+        if route.endpoints[position].is_served_singly() {
+            accepted = serve_singly(&mut route, position, returns, &self.forwarding, &mut self.header);
             at = taken;
         }
         while at < taken {
@@ -171,17 +171,17 @@ fn made(
     route.forward(frame, decision, Some(id));
 }
 
-/// Takes what an endpoint with a limit has given back, packet by packet; how many descriptors were accepted.
+/// Takes what an observer, or an endpoint with a limit, has given back; how many descriptors were accepted.
 #[cold]
 #[inline(never)]
-fn serve_limited(
+fn serve_singly(
     route: &mut Route<'_>,
     position: usize,
     returns: &[RawDesc],
     forwarding: &Forwarding,
     header: &mut HeaderCopy,
 ) -> u64 {
-    let id = route.endpoints[position].id;
+    let EndpointLane { id, observes, .. } = route.endpoints[position];
     let limits = route.domain.limits;
     let mut accepted = 0;
     for raw in returns {
@@ -195,6 +195,11 @@ fn serve_limited(
         accepted += 1;
         let Returned { index, data_offset_bytes: offset_bytes, data_len_bytes: len_bytes, .. } = returned;
         let frame = Frame { index, offset_bytes, len_bytes };
+        if observes && !cfg!(feature = "sabotage-observer-verdict") {
+            route.domain.counters.observed += 1;
+            route.shard.give(&[index.0]);
+            continue;
+        }
         let goes_home = matches!(returned.verdict, Verdict::Drop | Verdict::ReturnEmpty);
         let limit = &mut route.endpoints[position].limit;
         let may_send = goes_home || limit.as_mut().is_none_or(|limit| limit.admit(len_bytes));

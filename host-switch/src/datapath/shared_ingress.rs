@@ -5,7 +5,7 @@
 
 use dpdk::Mbuf;
 use switch_core::drop_reason::DropReason;
-use switch_core::forwarding::{Decision, Step};
+use switch_core::forwarding::{Arrival as Entering, Decision, Step};
 use switch_core::header::HeaderCopy;
 use switch_core::ids::DomainId;
 use switch_core::shard::Ingress as Arrival;
@@ -45,12 +45,15 @@ impl Lcore {
             Err(reason) => return self.refuse_arrival(first, reason),
         };
         let header = HeaderCopy::of_frame(frame);
-        let decision = self.forwarding.ingress(port, &header, &self.live);
+        let Entering { decision, observers } = self.forwarding.arrival(port, &header, &self.live);
         let domain = self.forwarding.entry_domain(port, decision.step).unwrap_or(first);
         match decision.step {
             Step::Drop(reason) => self.refuse_arrival(domain, reason),
             _ => match self.enter(position, domain, decision) {
-                Ok(frame) => self.set_off(domain, frame, decision, &header),
+                Ok(frame) => {
+                    self.show(domain, frame, decision, observers, &header);
+                    self.set_off(domain, frame, decision, &header)
+                }
                 Err(reason) => self.refuse_arrival(domain, reason),
             },
         }

@@ -101,6 +101,8 @@ pub struct EndpointDatapathSpec {
     pub quota_buffers: u32,
     /// Most empty buffers it may hold, on all lcores together.
     pub credit_buffers: u32,
+    /// It is shown packets: what it gives back goes home, whatever it says.
+    pub observes: bool,
     /// How many packets it may give back to be sent on, on all lcores together.
     pub limit: Option<RateSpec>,
 }

@@ -20,7 +20,7 @@ use super::egress::Egress;
 use super::endpoint::EndpointLane;
 use super::handoff::FromLcore;
 use super::idle::Backoff;
-use super::ingress::Ingress;
+use super::ingress::{Ingress, RX_BURST};
 use super::lcore::{Lcore, RETURN_BURST};
 use super::limit::Limit;
 use super::message::{Event, Message};
@@ -129,6 +129,8 @@ impl Parts {
             egresses,
             handoffs,
             crossings: Crossings::new(),
+            observed: Vec::with_capacity(RX_BURST),
+            viewers: Vec::new(),
             forwarding: Arc::clone(forwarding),
             live: Liveness::default(),
             messages,

@@ -1,24 +1,14 @@
 //! What the config language has and the datapath cannot do yet: refused by name, never accepted and ignored.
 
-use security_domains::Config;
+use security_domains::{Access, Config};
 
 use super::PlanError;
 
 /// Refuses the first thing that would be ignored.
 pub(super) fn refuse(config: &Config) -> Result<(), PlanError> {
-    if let Some(chain) = config.chains.iter().find(|chain| !chain.observers.is_empty()) {
-        return not_built(format!("chain[{}].observers", chain.name), "observers");
-    }
-    if let Some(position) = config.rules.iter().position(|rule| rule.observe.is_some()) {
-        return not_built(format!("rule[{position}].observe"), "observers");
-    }
-    owners(config)
-}
-
-fn owners(config: &Config) -> Result<(), PlanError> {
     let vms = config.vms.iter().map(|vm| ("vm", &vm.name, vm.access));
     let processes = config.processes.iter().map(|process| ("process", &process.name, process.access));
-    match vms.chain(processes).find(|&(.., access)| access.observes()) {
+    match vms.chain(processes).find(|&(.., access)| access == Access::Observer) {
         Some((kind, name, access)) => {
             not_built(format!("{kind}[{name}].access"), &format!("access \"{access}\""))
         }

@@ -240,6 +240,7 @@ fn endpoints(config: &Config) -> Vec<EndpointPlan> {
             domain: DomainId(listing.region.0),
             quota_buffers: listing.endpoint.quota_buffers,
             credit_buffers: listing.endpoint.credit_buffers,
+            observes: config.services[listing.endpoint.service.index()].observes,
             limit: edge::rate(listing.endpoint.limit),
         },
         service: config.services[listing.endpoint.service.index()].name.clone(),

@@ -85,6 +85,11 @@ fn refuses_by_name_what_the_datapath_cannot_do() {
     );
     let message = "process[ids0].access: this version has no access \"observer\" yet";
     assert_eq!(refused(pages, &observer), message);
+    let copies = observer.replace("\"observer\"", "\"copy-observer\"");
+    let config = security_domains::parse(&CHAIN_OF_TWO.replace(pages, &copies), "test.toml")
+        .unwrap_or_else(|findings| panic!("{findings}"));
+    let observes = |endpoint: &EndpointPlan| endpoint.datapath.observes;
+    assert_eq!(Plan::new(&config, 1).unwrap().endpoints.into_iter().filter(observes).count(), 1);
 }
 
 #[test]

@@ -56,6 +56,8 @@ pub struct LabSpec {
     /// Ports of all domains.
     pub shared_ports: Vec<usize>,
     pub rules: Vec<Rule>,
+    /// Endpoints that are shown the packets of the first chain.
+    pub observers: Vec<usize>,
     pub edges: Vec<EdgeSpec>,
     /// By domain; where the list is too short, 1.
     pub shares: Vec<u16>,
@@ -97,6 +99,7 @@ impl LabSpec {
             port_domains: Vec::new(),
             shared_ports: Vec::new(),
             rules: Vec::new(),
+            observers: Vec::new(),
             edges: Vec::new(),
             shares: Vec::new(),
             domain_limit: None,
@@ -194,6 +197,7 @@ impl Lab {
             domain: spec.endpoint_domain(number),
             quota_buffers: spec.quota_buffers,
             credit_buffers: spec.credit_buffers,
+            observes: spec.observers.contains(&number),
             limit: spec.endpoint_limit,
         });
         let datapath = Datapath::start(
@@ -268,7 +272,11 @@ impl Lab {
             let packets = &report.packets;
             let of_domain = self.domain_of.iter().zip(&counters.endpoints).filter(|(of, _)| **of == domain);
             let held: u32 = of_domain.map(|(_, endpoint)| endpoint.held + endpoint.quarantined).sum();
-            let accounted = packets.delivered + packets.crossed + packets.drops.total() + u64::from(held);
+            let accounted = packets.delivered
+                + packets.crossed
+                + packets.observed
+                + packets.drops.total()
+                + u64::from(held);
             assert_eq!(packets.entered, accounted, "domain {domain}: {counters:#?}");
         }
     }
@@ -313,7 +321,9 @@ fn port(spec: &LabSpec, id: usize, device: &str) -> PortSpec {
         mtu_bytes: 1500,
         rx_slots: 64,
         tx_slots: 64,
-        paced: paced.then(|| (0..spec.endpoints).map(endpoint).collect()),
+        paced: paced.then(|| {
+            (0..spec.endpoints).filter(|number| !spec.observers.contains(number)).map(endpoint).collect()
+        }),
         pool: spec.pool,
     }
 }
@@ -357,10 +367,11 @@ pub fn forwarding(spec: &LabSpec) -> Forwarding {
         service: ServiceId(endpoint(number).0),
     });
     let path = |services: &[u16]| services.iter().map(|&service| ServiceId(service)).collect();
-    let chain = |(_, services, egress): &(u16, Vec<u16>, u16)| ChainSpec {
+    let observers = spec.observers.iter().map(|&number| ServiceId(endpoint(number).0)).collect::<Vec<_>>();
+    let chain = |(ingress, services, egress): &(u16, Vec<u16>, u16)| ChainSpec {
         path: path(services),
         egress: PortId(*egress),
-        observers: Vec::new(),
+        observers: if *ingress == 0 { observers.clone() } else { Vec::new() },
     };
     ForwardingSpec {
         ports: ports.collect(),
