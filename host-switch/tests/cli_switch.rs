@@ -1,6 +1,8 @@
 //! The life of a switch as an operator sees it: started, asked, refused, stopped, killed. Needs libdpdk, no
 //! hugepages, no root, no devices.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
 mod cli;
 
 use std::io::Read;
@@ -8,7 +10,8 @@ use std::process::Stdio;
 
 use cli::Lab;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketType, connect, socket};
+use rustix::process::{Pid, PidfdFlags, Resource, Rlimit, Signal, pidfd_open, prlimit};
 
 #[test]
 fn a_switch_runs_answers_and_leaves_nothing_after_sigterm() {
@@ -127,6 +130,42 @@ fn owners_are_listed_and_an_order_that_cannot_be_carried_out_says_why() {
         let said = lab.netvm(&order);
         assert!(!said.good && said.errors.contains(why), "{order:?}: {said:?}");
     }
+}
+
+/// Hundredths of a second that a thread of a process has run.
+fn ticks(pid: u32, thread: &str) -> u64 {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap().map(|task| task.unwrap().path());
+    let mut stats = tasks.filter_map(|task| std::fs::read_to_string(task.join("stat")).ok());
+    let stat = stats.find(|stat| stat.contains(&format!("({thread})"))).unwrap();
+    let numbers: Vec<&str> = stat.rsplit(") ").next().unwrap().split_whitespace().collect();
+    numbers[11].parse::<u64>().unwrap() + numbers[12].parse::<u64>().unwrap()
+}
+
+#[test]
+fn a_connection_that_cannot_be_accepted_keeps_the_keeper_from_nothing() {
+    let lab = Lab::new();
+    let switch = lab.switch(&lab.config("files", &["net_null0"]));
+    let pid = Pid::from_raw(i32::try_from(switch.pid()).unwrap()).unwrap();
+    // Below every number that is still free: what is open stays, and nothing new can be.
+    let limit = Rlimit { current: Some(3), maximum: Some(1024) };
+    prlimit(Some(pid), Resource::Nofile, limit).unwrap();
+    let path = SocketAddrUnix::new(lab.run_dir().join("files/endpoint.sock")).unwrap();
+    let waiting: Vec<_> = (0..8)
+        .map(|_| {
+            let socket = socket(AddressFamily::UNIX, SocketType::SEQPACKET, None).unwrap();
+            connect(&socket, &path).unwrap();
+            socket
+        })
+        .collect();
+    switch.wait_for("a connection to endpoint.sock waits");
+    let ran = ticks(switch.pid(), "netvm-keeper");
+    std::thread::sleep(std::time::Duration::from_secs(1));
+    let ran = ticks(switch.pid(), "netvm-keeper") - ran;
+    assert!(ran < 50, "the keeper ran for {ran} hundredths of a second");
+
+    prlimit(Some(pid), Resource::Nofile, Rlimit { current: Some(1024), maximum: Some(1024) }).unwrap();
+    drop(waiting);
+    assert!(lab.netvm(&["status"]).good);
 }
 
 #[test]

@@ -159,6 +159,7 @@ impl Trial {
             areas: Vec::new(),
             monitors: Vec::new(),
             serial_log: log.to_owned(),
+            console: None,
             run_as: None,
             extra: Vec::new(),
         };

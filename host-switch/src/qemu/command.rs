@@ -61,6 +61,8 @@ pub struct VmLaunch {
     pub monitors: Vec<OwnedFd>,
     /// Where the guest's serial console is written to.
     pub serial_log: PathBuf,
+    /// A pipe into that log, which QEMU inherits; [`super::launch::launch`] makes it.
+    pub console: Option<OwnedFd>,
     /// A user that QEMU changes to when it has opened everything.
     pub run_as: Option<String>,
     /// More options, checked against [`extra::check`].
@@ -149,13 +151,8 @@ impl VmLaunch {
             options.push(section("chardev", "backend", "socket", &socket, vec![("fd", fd)]));
             options.push(section("mon", "chardev", &socket, &control, vec![("mode", "control".to_owned())]));
         }
-        options.push(section(
-            "chardev",
-            "backend",
-            "file",
-            "netvm-serial",
-            vec![("path", text(&self.serial_log))],
-        ));
+        let console = self.console.as_ref().map_or_else(|| text(&self.serial_log), fd_path);
+        options.push(section("chardev", "backend", "file", "netvm-serial", vec![("path", console)]));
         options.push(plain("serial", "chardev:netvm-serial".to_owned()));
         CommandLine { program: text(&self.qemu), options, extra: self.extra.clone() }
     }
@@ -194,7 +191,13 @@ impl VmLaunch {
             Initramfs::File(_) => None,
             Initramfs::Memory(fd) => Some(fd),
         };
-        self.areas.iter().map(|area| &area.fd).chain(&self.monitors).chain(initramfs).collect()
+        self.areas
+            .iter()
+            .map(|area| &area.fd)
+            .chain(&self.monitors)
+            .chain(initramfs)
+            .chain(&self.console)
+            .collect()
     }
 }
 
@@ -293,6 +296,7 @@ pub(super) mod tests {
             areas: vec![area("control", 65_536), area("region", 2 << 20)],
             monitors: vec![memory(0)],
             serial_log: "/tmp/fw0.log".into(),
+            console: None,
             run_as: None,
             extra: Vec::new(),
         }

@@ -6,14 +6,16 @@ use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::thread::JoinHandle;
 
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::command::{CommandError, VmLaunch};
+use super::log_file::{LOG_BYTES_MAX, limited};
 
-/// Most bytes of a file that QEMU may write, when the operator adds no options: a guest that floods its
-/// serial console fills its log and not the disk.
-pub const LOG_BYTES_MAX: u64 = 64 << 20;
+/// Most bytes of a file that QEMU may write by itself, when the operator adds no options. Its logs are not its own
+/// files: see [`super::log_file`].
+pub const FILE_BYTES_MAX: u64 = 64 << 20;
 
 /// Why QEMU does not run.
 #[derive(Debug, thiserror::Error)]
@@ -56,6 +58,8 @@ pub struct Vm {
     pub pidfd: OwnedFd,
     /// What QEMU itself says, such as why it did not start.
     pub qemu_log: PathBuf,
+    /// Writes that log; ends with QEMU.
+    pub log: JoinHandle<()>,
 }
 
 /// Starts the VM. Our copies of its descriptors are closed, so that the end of a QMP socket means that QEMU
@@ -66,29 +70,35 @@ pub struct Vm {
 /// # Errors
 /// If the launch is refused before QEMU, or QEMU cannot be started. Options that QEMU refuses show later: it
 /// ends, with the reason in [`Vm::qemu_log`].
-pub fn launch(vm: VmLaunch) -> Result<Vm, LaunchError> {
+pub fn launch(mut vm: VmLaunch) -> Result<Vm, LaunchError> {
     vm.check()?;
-    let line = vm.command();
     let qemu_log = vm.serial_log.with_extension("qemu.log");
     let log_error = |source| LaunchError::Log { path: qemu_log.clone(), source };
-    let words = File::create(&qemu_log).map_err(log_error)?;
+    let (console, _) = limited(&vm.serial_log, LOG_BYTES_MAX).map_err(log_error)?;
+    vm.console = Some(console);
+    let line = vm.command();
+    // What an earlier QEMU said must not be taken for this one's words.
+    File::create(&qemu_log).map_err(log_error)?;
+    let (words, log) = limited(&qemu_log, LOG_BYTES_MAX).map_err(log_error)?;
 
     let mut command = Command::new(&line.program);
     command.args(line.arguments());
     command.stdin(Stdio::null()).stdout(words.try_clone().map_err(log_error)?).stderr(words);
     command.process_group(0);
     let inherited: Vec<RawFd> = vm.inherited().iter().map(|fd| fd.as_raw_fd()).collect();
-    let file_bytes_max = vm.extra.is_empty().then_some(LOG_BYTES_MAX);
+    let file_bytes_max = vm.extra.is_empty().then_some(FILE_BYTES_MAX);
     let parent = std::process::id();
     // SAFETY: between fork and exec the closure makes async-signal-safe system calls only: close_range,
     // fcntl, prctl, getppid, signal, setrlimit. It allocates nothing: `inherited` was filled before, and an error is made
     // of a number.
     unsafe { command.pre_exec(move || prepare_child(&inherited, file_bytes_max, parent)) };
 
-    let mut child =
-        command.spawn().map_err(|source| LaunchError::Start { program: line.program.clone(), source })?;
+    let spawned = command.spawn();
+    // With it go our copies of the pipe, so that the log ends with QEMU.
+    drop(command);
+    let mut child = spawned.map_err(|source| LaunchError::Start { program: line.program.clone(), source })?;
     match watch(&child) {
-        Ok(pidfd) => Ok(Vm { child, pidfd, qemu_log }),
+        Ok(pidfd) => Ok(Vm { child, pidfd, qemu_log, log }),
         Err(source) => {
             let pid = child.id();
             // It is our child and not reaped, so this cannot hit another process.
@@ -161,13 +171,17 @@ mod tests {
         assert!(text.ends_with("`apt install qemu-system-x86` brings QEMU"), "{text}");
     }
 
-    /// A stand-in for QEMU that shows which descriptors and limits it got.
+    /// A stand-in for QEMU that shows where its console is, and which descriptors and limits it got.
+    const SCRIPT: &str = "#!/bin/sh\n\
+        for word; do case \"$word\" in *id=netvm-serial,path=/proc/self/fd/*) echo \"${word##*/}\" ;; esac; done\n\
+        ls /proc/$$/fd\nulimit -f\n";
+
     #[test]
     fn the_child_gets_its_descriptors_and_no_others() {
         use std::os::unix::fs::PermissionsExt;
         let folder = tempfile::tempdir().unwrap();
         let qemu = folder.path().join("qemu");
-        std::fs::write(&qemu, "#!/bin/sh\nls /proc/$$/fd\nulimit -f\n").unwrap();
+        std::fs::write(&qemu, SCRIPT).unwrap();
         std::fs::set_permissions(&qemu, PermissionsExt::from_mode(0o755)).unwrap();
         let (mut ours, theirs) = UnixStream::pair().unwrap();
         let (serial_log, monitors) = (folder.path().join("fw0.log"), vec![theirs.into()]);
@@ -176,13 +190,14 @@ mod tests {
 
         let mut vm = launch(vm).unwrap();
         assert!(vm.child.wait().unwrap().success());
+        vm.log.join().unwrap();
         assert_eq!(ours.read(&mut [0]).unwrap(), 0, "our copy of QEMU's end is closed");
 
         let words = std::fs::read_to_string(&vm.qemu_log).unwrap();
         let mut numbers: Vec<u64> = words.lines().map(|line| line.parse().unwrap()).collect();
-        assert_eq!(numbers.pop(), Some(LOG_BYTES_MAX / 512));
-        // 0, 1 and 2, and the script that the shell reads (its number is the shell's choice).
-        wanted.extend([0, 1, 2]);
+        assert_eq!(numbers.pop(), Some(FILE_BYTES_MAX / 512));
+        // 0, 1 and 2, its console, and the script that the shell reads (its number is the shell's choice).
+        wanted.extend([0, 1, 2, i32::try_from(numbers.remove(0)).unwrap()]);
         numbers.retain(|&number| !wanted.iter().any(|&fd| u64::try_from(fd) == Ok(number)));
         assert!(numbers.len() <= 1, "not asked for: {numbers:?}");
     }

@@ -14,6 +14,7 @@ pub mod extra;
 pub mod initramfs;
 pub mod kvm_loop;
 pub mod launch;
+pub mod log_file;
 pub mod options;
 pub mod qmp;
 

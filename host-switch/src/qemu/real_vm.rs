@@ -127,6 +127,7 @@ fn start(files: &GuestFiles, kernel_args: &str, areas: Vec<SharedArea>, run_as: 
         areas,
         monitors: vec![theirs.into()],
         serial_log: log.clone(),
+        console: None,
         run_as: run_as.map(str::to_owned),
         extra: Vec::new(),
     };

@@ -6,7 +6,7 @@
 //! returns: the access repeats and sees zeroes. Whoever serves that mapping looks at [`Watch::is_dead`].
 //!
 //! The handler does only what is async-signal-safe: atomic loads and stores, and the mmap system call. It
-//! keeps `errno`. A fault outside every watched mapping gets the action that was installed before.
+//! keeps `errno`. A SIGBUS that somebody sent is ignored. A fault outside every watched mapping gets the action that was installed before.
 
 use std::mem::MaybeUninit;
 use std::ptr::NonNull;
@@ -144,7 +144,11 @@ fn install() -> Result<(), WatchError> {
 extern "C" fn on_bus_error(_signal: libc::c_int, info: *mut libc::siginfo_t, _context: *mut libc::c_void) {
     // SAFETY: the kernel passes a valid `siginfo_t` to a handler installed with SA_SIGINFO.
     let info = unsafe { &*info };
-    // SAFETY: for SIGBUS the kernel fills in the fault variant of the union.
+    // Sent by somebody (kill, sigqueue, tgkill) and no fault: there is no address, and nothing is lost.
+    if info.si_code <= 0 {
+        return;
+    }
+    // SAFETY: for a SIGBUS that is a fault the kernel fills in the fault variant of the union.
     let address = unsafe { info.si_addr() }.addr();
     // SAFETY: has no preconditions; the interrupted code may be between a system call and its errno.
     let errno_at = unsafe { libc::__errno_location() };

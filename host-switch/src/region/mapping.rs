@@ -379,6 +379,20 @@ mod tests {
     }
 
     #[test]
+    fn a_bus_error_that_somebody_sent_loses_nothing_and_the_next_loss_is_survived() {
+        let file = rustix::fs::memfd_create("netvm-test", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
+        rustix::fs::ftruncate(&file, 1 << 16).unwrap();
+        let mapping = Mapping::of_fd(file.as_fd(), 1 << 16, 4096).unwrap();
+        let us = rustix::process::getpid();
+        rustix::process::kill_process(us, rustix::process::Signal::BUS).unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        assert!(!mapping.is_dead());
+        rustix::fs::ftruncate(&file, 0).unwrap();
+        mapping.copy_header(0, 64, &mut [1; HEADER_BYTES_MAX]);
+        assert!(mapping.is_dead());
+    }
+
+    #[test]
     fn a_bus_error_outside_every_watched_mapping_still_kills() {
         let file = rustix::fs::memfd_create("netvm-test", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
         rustix::fs::ftruncate(&file, 1 << 16).unwrap();

@@ -326,6 +326,21 @@ mod tests {
     }
 
     #[test]
+    fn a_reader_can_neither_write_nor_map_for_writing() {
+        use rustix::mm::{MapFlags, ProtFlags, mmap};
+        let memory = SharedMemory::create("netvm-test", 1 << 16, Pages::Plain).unwrap();
+        let reader = memory.reader().unwrap();
+        assert_eq!(rustix::io::pread(&reader, &mut [0; 8], 0), Ok(8));
+        assert_eq!(rustix::io::pwrite(&reader, &[1; 8], 0), Err(Errno::BADF));
+        let map = |protection| {
+            // SAFETY: a new mapping at an address of the kernel's choice replaces nothing; the test leaks it.
+            unsafe { mmap(std::ptr::null_mut(), 1 << 16, protection, MapFlags::SHARED, &reader, 0) }.map(drop)
+        };
+        assert_eq!(map(ProtFlags::READ | ProtFlags::WRITE), Err(Errno::ACCESS));
+        assert_eq!(map(ProtFlags::READ), Ok(()));
+    }
+
+    #[test]
     fn refuses_a_size_that_is_no_power_of_two() {
         let error = SharedMemory::create("region-red", 3 << 20, Pages::Plain).unwrap_err();
         assert_eq!(

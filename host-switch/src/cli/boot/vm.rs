@@ -52,6 +52,7 @@ pub fn launch_of(
         areas,
         monitors,
         serial_log: serial_log.to_owned(),
+        console: None,
         run_as: None,
         extra: vm.qemu_extra.clone(),
     })

@@ -188,6 +188,10 @@ fn conclude(name: &str, mut vm: Vm) -> Result<ExitCode, Failure> {
         log::info!("vm {name} was switched off");
         return Ok(ExitCode::SUCCESS);
     }
+    let deadline = Instant::now() + QUIT_PATIENCE;
+    while !vm.log.is_finished() && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(1));
+    }
     let words = std::fs::read(&vm.qemu_log).unwrap_or_default();
     let words = String::from_utf8_lossy(&words[words.len().saturating_sub(WORDS_BYTES_MAX)..])
         .replace(|c: char| c.is_control() && c != '\n', "?");
