@@ -8,6 +8,8 @@ use crate::error::LabError;
 pub const BIN_DIR_VAR: &str = "NETVM_BIN_DIR";
 /// Names the folder with the guest image's kernel and initramfs; set by `cargo xtask`.
 pub const IMAGE_DIR_VAR: &str = "NETVM_IMAGE_DIR";
+/// Where the static programs lie, seen from cargo's target folder.
+pub const STATIC_PROGRAMS: &str = "guest/x86_64-unknown-linux-gnu/release";
 
 /// The built programs.
 #[derive(Clone, Debug)]
@@ -40,6 +42,13 @@ impl Artifacts {
     #[must_use]
     pub fn program(&self, name: &str) -> PathBuf {
         self.bin_dir.join(name)
+    }
+
+    /// A program by name, linked statically: it runs on this machine and in a guest.
+    #[must_use]
+    pub fn static_program(&self, name: &str) -> PathBuf {
+        let target = self.bin_dir.parent().unwrap_or(&self.bin_dir);
+        target.join(STATIC_PROGRAMS).join(name)
     }
 
     /// The guest image's kernel.

@@ -1,15 +1,13 @@
 //! UDP traffic with sequence numbers between two namespaces, sent and checked by threads of this process.
 
-use std::fs::File;
 use std::io::ErrorKind;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
-use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use rustix::thread::{CpuSet, LinkNameSpaceType, move_into_link_name_space, sched_getcpu, sched_setaffinity};
+use rustix::thread::{CpuSet, sched_getcpu, sched_setaffinity};
 
 use crate::error::LabError;
 use crate::namespace::Namespace;
@@ -58,8 +56,8 @@ impl Flood {
         port: u16,
         per_second: u32,
     ) -> Result<Self, LabError> {
-        let receiver = socket_in(to, SocketAddr::from((to_address, port)))?;
-        let sender = socket_in(from, SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)))?;
+        let receiver = to.udp_socket((to_address, port).into())?;
+        let sender = from.udp_socket((Ipv4Addr::UNSPECIFIED, 0).into())?;
         receiver
             .set_read_timeout(Some(Duration::from_millis(50)))
             .map_err(LabError::file("set up", "a socket"))?;
@@ -109,19 +107,6 @@ impl Drop for Flood {
     fn drop(&mut self) {
         self.halt();
     }
-}
-
-/// Opens a socket inside a namespace; the thread that goes there ends there.
-fn socket_in(namespace: &Namespace, address: SocketAddr) -> Result<UdpSocket, LabError> {
-    let path = format!("/run/netns/{}", namespace.name());
-    std::thread::spawn(move || {
-        let file = File::open(&path).map_err(LabError::file("open", &path))?;
-        move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network))
-            .map_err(|err| LabError::file("enter", &path)(err.into()))?;
-        UdpSocket::bind(address).map_err(LabError::file("bind", address.to_string()))
-    })
-    .join()
-    .unwrap_or_else(|_| Err(LabError::Status { what: "a thread that opens a socket panicked".into() }))
 }
 
 fn pattern(sequence: u64) -> [u8; PAYLOAD_BYTES] {

@@ -6,12 +6,14 @@
 #![deny(missing_docs)]
 
 pub mod artifacts;
+pub mod beacon;
 pub mod child;
 pub mod error;
 pub mod flood;
 pub mod hugepages;
 pub mod journal;
 pub mod namespace;
+pub mod paced;
 pub mod process;
 pub mod status;
 pub mod switch;

@@ -1,7 +1,11 @@
 //! Hosts of the laboratory: network namespaces, each with one veth cable to a port of the switch.
 
-use std::fs;
+use std::fs::{self, File};
+use std::net::{SocketAddr, UdpSocket};
+use std::os::fd::AsFd;
 use std::process::Command;
+
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use crate::child::{run, run_command};
 use crate::error::LabError;
@@ -77,6 +81,33 @@ impl Namespace {
     /// If `ip` refuses.
     pub fn know(&self, address: &str, mac: &str) -> Result<(), LabError> {
         self.ip(&["neigh", "replace", address, "lladdr", mac, "dev", "eth0", "nud", "permanent"])
+    }
+
+    /// Does something inside, in a thread that goes there and ends there: what it opens stays open.
+    ///
+    /// # Errors
+    /// If the namespace cannot be entered, or as `open` says.
+    pub fn inside<T: Send + 'static>(
+        &self,
+        open: impl FnOnce() -> std::io::Result<T> + Send + 'static,
+    ) -> Result<T, LabError> {
+        let path = format!("/run/netns/{}", self.name);
+        std::thread::spawn(move || {
+            let file = File::open(&path).map_err(LabError::file("open", &path))?;
+            move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network))
+                .map_err(|err| LabError::file("enter", &path)(err.into()))?;
+            open().map_err(LabError::file("open a socket in", &path))
+        })
+        .join()
+        .unwrap_or_else(|_| Err(LabError::Status { what: "a thread that opens a socket panicked".into() }))
+    }
+
+    /// A UDP socket in here.
+    ///
+    /// # Errors
+    /// If it cannot be made.
+    pub fn udp_socket(&self, address: SocketAddr) -> Result<UdpSocket, LabError> {
+        self.inside(move || UdpSocket::bind(address))
     }
 
     /// Runs `ip ARGS` in here.

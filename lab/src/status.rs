@@ -14,6 +14,9 @@ pub struct Status {
     /// The VMs that run.
     #[serde(default)]
     pub vms: Vec<Vm>,
+    /// Every VM and process of the config.
+    #[serde(default)]
+    pub owners: Vec<Owner>,
     /// The ways between domains.
     #[serde(default)]
     pub edges: Vec<Edge>,
@@ -23,6 +26,18 @@ pub struct Status {
     pub buffers: BTreeMap<String, Buffers>,
     /// Packets whose bytes the host copied between two ports of one domain.
     pub copies_in_trusted_chain: u64,
+}
+
+/// One VM or process of the config.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Owner {
+    /// Its name.
+    pub name: String,
+    /// Its domain.
+    pub domain: String,
+    /// What it did wrong: descriptor, counter, epoch or control, then the name.
+    #[serde(default)]
+    pub violations: BTreeMap<String, BTreeMap<String, u64>>,
 }
 
 /// One VM that is connected to the switch.
@@ -69,6 +84,9 @@ pub struct Endpoint {
     pub owner: String,
     /// Its service.
     pub service: String,
+    /// The domain whose buffers it holds.
+    #[serde(default)]
+    pub domain: String,
     /// detached, published, attached, refused or quarantined.
     pub phase: String,
     /// The epoch of the last attach.
