@@ -4,9 +4,11 @@
 //! next ones; what they left behind is undone by the next start. `cargo xtask test` builds the programs and
 //! says where they are.
 
+pub mod attacker;
 pub mod capture;
 pub mod config;
 pub mod random;
 pub mod scene;
+pub mod trial;
 
 pub use scene::Scene;

@@ -1,0 +1,41 @@
+//! Attacks a switch and says what held; `cargo xtask attack` builds what it needs. See `--help`.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use vm_tests::trial::{self, Plan};
+
+/// Attacks a switch from a process and a VM of one domain, while another domain is at work.
+#[derive(Parser)]
+struct Options {
+    /// How long to attack
+    #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(5..=86_400))]
+    seconds: u64,
+    /// What all choices follow from
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Attack from a process alone
+    #[arg(long)]
+    no_vm: bool,
+    /// Print the summary as one JSON object in the last line
+    #[arg(long)]
+    json: bool,
+}
+
+fn main() -> ExitCode {
+    let options = Options::parse();
+    let plan = Plan { seconds: options.seconds, seed: options.seed, vm: !options.no_vm };
+    let summary = trial::run(plan, &mut |line| println!("{line}"));
+    println!("\n{}", summary.text());
+    let complaints = summary.complaints();
+    for complaint in &complaints {
+        println!("VIOLATED: {complaint}");
+    }
+    if options.json {
+        match serde_json::to_string(&summary) {
+            Ok(line) => println!("{line}"),
+            Err(err) => eprintln!("error: summary: {err}"),
+        }
+    }
+    if complaints.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}

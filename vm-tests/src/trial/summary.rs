@@ -1,0 +1,240 @@
+//! What the trial found, for people and, as one JSON object, for programs.
+
+use std::collections::BTreeMap;
+
+use lab::child::Child;
+use lab::error::LabError;
+use lab::switch::Switch;
+use serde::Serialize;
+
+use super::Plan;
+use super::cast::VM;
+use super::sniffer::Arrived;
+use super::watch::{DENIALS, Watch};
+use crate::attacker::kind::KINDS;
+use crate::attacker::siege::Report;
+
+/// Least attempts of each kind that the process makes in a minute.
+const ATTEMPTS_PER_MINUTE: u64 = 10_000;
+
+/// Violations that a process cannot attack without: each is one check of the switch, met.
+const COUNTED: [&str; 16] = [
+    "foreign_index",
+    "not_held",
+    "wrong_generation",
+    "unknown_code",
+    "unknown_flags",
+    "not_empty",
+    "past_buffer",
+    "frame_too_short",
+    "peer_counter",
+    "verdict_denied",
+    "domain_edge_denied",
+    "attach_too_often",
+    "wrong_epoch",
+    "message_malformed",
+    "message_too_long",
+    "message_unexpected",
+];
+
+/// The result. Keys are stable.
+#[derive(Clone, Debug, Serialize)]
+pub struct Summary {
+    /// How long the attack took.
+    pub seconds: u64,
+    /// What all choices followed from.
+    pub seed: u64,
+    /// Attempts of the process, by kind.
+    pub attempts: BTreeMap<String, u64>,
+    /// Violations that the switch counted, by name, of process and VM.
+    pub violations: BTreeMap<String, u64>,
+    /// Whether the switch lived and answered all the time, and ended well.
+    pub switch_alive: bool,
+    /// The longest that it took to answer, in milliseconds.
+    pub slowest_answer_ms: u64,
+    /// Whether all buffers were accounted for at every look and in the end.
+    pub conserved: bool,
+    /// Packets that entered the other domain.
+    pub other_domain_packets: u64,
+    /// Packets that were dropped there.
+    pub other_domain_lost: u64,
+    /// The same by reason, those that were counted.
+    pub other_domain_drops: BTreeMap<String, u64>,
+    /// Goodput of the other domain's transfer, as a part of what it was without an attack.
+    pub other_domain_goodput_ratio: f64,
+    /// Whether what it moved arrived as it was sent.
+    pub other_domain_sha256_ok: bool,
+    /// Canaries of the other domain that an attacker found, in whatever memory.
+    pub canaries_found: u64,
+    /// Whether each attacker found the canary of its own domain.
+    pub own_canary_found: bool,
+    /// Packets that the switch refused a way: their target may not be named, or no edge carries them.
+    pub denied_edge_tried: u64,
+    /// Packets that arrived at a host although their target may not be named or the edge does not carry them.
+    pub denied_edge_delivered: u64,
+    /// Packets that arrived and are what the edge carries: the way is open for those.
+    pub allowed_edge_delivered: u64,
+    /// The same of the attacker in the VM, if there was one.
+    pub vm: Option<VmSummary>,
+}
+
+/// What the attacker in the VM did.
+#[derive(Clone, Debug, Serialize)]
+pub struct VmSummary {
+    /// kvm or tcg.
+    pub accelerator: String,
+    /// Attempts by kind.
+    pub attempts: BTreeMap<String, u64>,
+    /// Bytes searched, by mapping: every BAR.
+    pub searched: BTreeMap<String, u64>,
+    /// How often it was attached.
+    pub attaches: u64,
+    #[serde(skip)]
+    report: Report,
+}
+
+impl VmSummary {
+    /// What this report of the VM says. The VM ends here.
+    pub fn of(switch: &Switch, report: Report, child: Child) -> Self {
+        let status = switch.status().ok();
+        let vm = status.as_ref().and_then(|status| status.vms.iter().find(|vm| vm.name == VM));
+        let accelerator = vm.map_or_else(|| "none".to_owned(), |vm| vm.accelerator.clone());
+        drop(child);
+        Self {
+            accelerator,
+            attempts: report.attempts.clone(),
+            searched: report.searched.clone(),
+            attaches: report.attaches,
+            report,
+        }
+    }
+}
+
+impl Summary {
+    pub(super) fn new(
+        plan: Plan,
+        watch: &Watch,
+        report: Report,
+        vm: Option<VmSummary>,
+        moved: (f64, bool),
+        arrived: Arrived,
+    ) -> Self {
+        let (ratio, hash_ok) = moved;
+        let reports: Vec<&Report> =
+            std::iter::once(&report).chain(vm.as_ref().map(|vm| &vm.report)).collect();
+        let foreign = reports.iter().flat_map(|report| &report.found).filter(|found| found.place != "own");
+        let violations = watch.violations();
+        Self {
+            seconds: plan.seconds,
+            seed: plan.seed,
+            attempts: report.attempts.clone(),
+            denied_edge_tried: DENIALS.iter().filter_map(|reason| violations.get(*reason)).sum(),
+            violations,
+            switch_alive: watch.alive,
+            slowest_answer_ms: u64::try_from(watch.slowest.as_millis()).unwrap_or(u64::MAX),
+            conserved: watch.conserved,
+            other_domain_packets: watch.other_packets(),
+            other_domain_lost: watch.other_lost(),
+            other_domain_drops: watch.other_drops(),
+            other_domain_goodput_ratio: ratio,
+            other_domain_sha256_ok: hash_ok,
+            canaries_found: foreign.count() as u64,
+            own_canary_found: reports.iter().all(|report| {
+                report.found.iter().any(|found| found.place == "own" && found.mapping != "control")
+            }),
+            denied_edge_delivered: arrived.smuggled,
+            allowed_edge_delivered: arrived.carried,
+            vm,
+        }
+    }
+
+    /// Takes in how the switch ended: its last audit is part of that.
+    pub(super) fn after_the_end(mut self, ended: Result<(), LabError>, say: &mut dyn FnMut(&str)) -> Self {
+        if let Err(err) = ended {
+            say(&format!("{err}"));
+            self.switch_alive = false;
+            self.conserved = false;
+        }
+        self
+    }
+
+    /// What is wrong with the result; empty if every promise held.
+    #[must_use]
+    pub fn complaints(&self) -> Vec<String> {
+        let mut complaints = Vec::new();
+        let mut claim = |holds: bool, what: String| {
+            if !holds {
+                complaints.push(what);
+            }
+        };
+        claim(self.switch_alive, "the switch did not live, answer or end well".to_owned());
+        claim(self.conserved, "buffers were missing or counted twice".to_owned());
+        claim(
+            self.other_domain_sha256_ok,
+            "what the other domain moved arrived as something else".to_owned(),
+        );
+        let ratio = self.other_domain_goodput_ratio;
+        claim(ratio >= 0.5, format!("the other domain kept {ratio:.2} of its goodput, not 0.5"));
+        let lost = self.other_domain_lost;
+        let drops = &self.other_domain_drops;
+        claim(lost == 0, format!("{lost} packets of the other domain were dropped: {drops:?}"));
+        claim(self.other_domain_packets > 0, "no packet entered the other domain".to_owned());
+        let found = self.canaries_found;
+        claim(found == 0, format!("{found} canaries of the other domain were found"));
+        claim(self.own_canary_found, "an attacker did not find the canary of its own domain".to_owned());
+        let delivered = self.denied_edge_delivered;
+        claim(delivered == 0, format!("{delivered} packets crossed where the config draws no edge"));
+        claim(self.allowed_edge_delivered > 0, "the edge carried nothing that it should".to_owned());
+        for name in COUNTED {
+            let count = self.violations.get(name).copied().unwrap_or(0);
+            claim(count > 0, format!("no violation {name} was counted"));
+        }
+        let least = ATTEMPTS_PER_MINUTE * self.seconds.min(60) / 60;
+        for kind in KINDS {
+            let made = self.attempts.get(kind.name()).copied().unwrap_or(0);
+            claim(made >= least, format!("only {made} attempts of {}, not {least}", kind.name()));
+        }
+        complaints
+    }
+
+    /// A few lines for people.
+    #[must_use]
+    pub fn text(&self) -> String {
+        let list = |counts: &BTreeMap<String, u64>| {
+            counts.iter().map(|(name, count)| format!("\n    {name:<24} {count:>12}")).collect::<String>()
+        };
+        let vm = self.vm.as_ref().map_or_else(String::new, |vm| {
+            let searched: Vec<&str> = vm.searched.keys().map(String::as_str).collect();
+            format!(
+                "VM ({}), attached {} times, searched {}:{}\n",
+                vm.accelerator,
+                vm.attaches,
+                searched.join(", "),
+                list(&vm.attempts)
+            )
+        });
+        format!(
+            "attempts of the process in {} s, seed {}:{}\n{vm}violations counted:{}\n\
+             switch            {}, slowest answer {} ms, buffers {}\n\
+             other domain      {} packets, {} lost, {:.2} of its goodput, hash {}\n\
+             canaries          {} of the other domain found; own {}\n\
+             no edge           {} tried, {} delivered; {} delivered over the edge",
+            self.seconds,
+            self.seed,
+            list(&self.attempts),
+            list(&self.violations),
+            if self.switch_alive { "alive" } else { "DEAD" },
+            self.slowest_answer_ms,
+            if self.conserved { "conserved" } else { "LOST" },
+            self.other_domain_packets,
+            self.other_domain_lost,
+            self.other_domain_goodput_ratio,
+            if self.other_domain_sha256_ok { "equal" } else { "DIFFERENT" },
+            self.canaries_found,
+            if self.own_canary_found { "found" } else { "NOT FOUND" },
+            self.denied_edge_tried,
+            self.denied_edge_delivered,
+            self.allowed_edge_delivered,
+        )
+    }
+}
