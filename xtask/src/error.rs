@@ -44,6 +44,9 @@ pub enum XtaskError {
     /// The demo's own checks found something wrong.
     #[error("the demo ran, but {0}")]
     Demo(String),
+    /// The attack found something wrong, or did not come to its end; it has said so itself.
+    #[error("a promise did not hold under attack, or the attack did not come to its end; see above")]
+    Attack,
     /// A path that must be there is not.
     #[error("{} is missing: {why}", path.display())]
     Missing {

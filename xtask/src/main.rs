@@ -1,5 +1,6 @@
-//! The project's own commands: demo, test, fuzz, image, setup, clean.
+//! The project's own commands: demo, test, attack, fuzz, image, setup, clean.
 
+mod attack;
 mod bench;
 mod demo;
 mod error;
@@ -44,6 +45,8 @@ enum Task {
     Bench(bench::Options),
     /// Tries the parsers of untrusted bytes with inputs that a fuzzer makes up.
     Fuzz(fuzz::Options),
+    /// Lets hostile guests at a switch, and says which promises held.
+    Attack(attack::Options),
     /// Undoes what a killed demo or test left behind: namespaces, hugepages, processes.
     Clean,
 }
@@ -73,6 +76,7 @@ fn run(task: Task) -> Result<(), XtaskError> {
         }
         Task::Bench(options) => bench::run(&workspace, &options),
         Task::Fuzz(options) => fuzz::run(&workspace, &options),
+        Task::Attack(options) => attack::run(&workspace, &options),
         Task::Setup(options) => packages::setup(&options),
         Task::Clean => {
             let undone = lab::journal::undo_stale()?;

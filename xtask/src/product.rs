@@ -14,6 +14,8 @@ use crate::workspace::Workspace;
 
 /// The target of programs for the guest.
 const GUEST_TARGET: &str = "x86_64-unknown-linux-gnu";
+/// How programs for the guest are linked.
+const STATIC: &str = "-C target-feature=+crt-static";
 
 /// The guest image's two files.
 pub struct Image {
@@ -31,12 +33,21 @@ pub fn programs(workspace: &Workspace) -> Result<Artifacts, XtaskError> {
     Ok(Artifacts::new(workspace.target().join("release"), workspace.root().join("images/out")))
 }
 
+/// Builds the hostile guest as a static program, for this machine and for guests: no part of the product.
+pub fn attacker(workspace: &Workspace) -> Result<(), XtaskError> {
+    let mut command = workspace.cargo();
+    command.args(["rustc", "--release", "-p", "vm-tests", "--bin", "attacker", "--target", GUEST_TARGET]);
+    command.args(["--", "-C", "strip=symbols"]);
+    command.env("CARGO_TARGET_DIR", workspace.target().join("guest")).env("RUSTFLAGS", STATIC);
+    logged(workspace, "building the attacker as a static program", command)
+}
+
 /// Builds the guest image, with the NFs as static programs.
 pub fn image(workspace: &Workspace) -> Result<Image, XtaskError> {
     let guest_target = workspace.target().join("guest");
     let mut nfs = workspace.cargo();
     nfs.args(["build", "--release", "-p", "nfs", "-p", "guest-netlib", "--bins", "--target", GUEST_TARGET]);
-    nfs.env("CARGO_TARGET_DIR", &guest_target).env("RUSTFLAGS", "-C target-feature=+crt-static");
+    nfs.env("CARGO_TARGET_DIR", &guest_target).env("RUSTFLAGS", STATIC);
     logged(workspace, "building the network functions as static programs", nfs)?;
 
     let mut builder = workspace.cargo();

@@ -38,6 +38,7 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<(), XtaskError> {
     if needs_products {
         product::programs(workspace)?;
         product::image(workspace)?;
+        product::attacker(workspace)?;
     }
     let stages = select(stages(workspace, options)?, options.filter.as_deref())?;
     run_stages(workspace, stages)
@@ -48,6 +49,7 @@ pub fn ci(workspace: &Workspace) -> Result<(), XtaskError> {
     packages::ensure()?;
     product::programs(workspace)?;
     product::image(workspace)?;
+    product::attacker(workspace)?;
     let options = Options::default();
     let mut all = checks(workspace);
     all.extend(fuzz::checks(workspace));
