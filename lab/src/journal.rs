@@ -41,10 +41,10 @@ impl Change {
     fn undo(&self) -> Result<(), String> {
         match self {
             Self::Namespace(name) => {
-                delete_if_there(&["netns", "del", name], Path::new("/run/netns").join(name).exists())
+                delete_if_there(&["netns", "del", name], &Path::new("/run/netns").join(name))
             }
             Self::Link(name) => {
-                delete_if_there(&["link", "del", name], Path::new("/sys/class/net").join(name).exists())
+                delete_if_there(&["link", "del", name], &Path::new("/sys/class/net").join(name))
             }
             Self::HugepagesRaised(pages) => hugepages::lower_by(*pages).map_err(|err| err.to_string()),
             Self::Group(leader) => {
@@ -61,12 +61,13 @@ impl Change {
     }
 }
 
-fn delete_if_there(ip_args: &[&str], there: bool) -> Result<(), String> {
-    if !there {
+/// Deletes by `ip` what shows as `sign`; a veth whose namespace has just gone goes by itself, at any moment.
+fn delete_if_there(ip_args: &[&str], sign: &Path) -> Result<(), String> {
+    if !sign.exists() {
         return Ok(());
     }
     match Command::new("ip").args(ip_args).output() {
-        Ok(output) if output.status.success() => Ok(()),
+        Ok(output) if output.status.success() || !sign.exists() => Ok(()),
         Ok(output) => {
             Err(format!("ip {}: {}", ip_args.join(" "), String::from_utf8_lossy(&output.stderr).trim()))
         }
