@@ -497,8 +497,9 @@ impl Owner {
     /// # Errors
     /// If there is none, or the kernel refuses.
     pub fn kill(&self) -> Result<(), OrderError> {
+        self.end_process().map_err(OrderError::NotNow)?;
         log::warn!("{} (process {}) is killed by hand", self.called(), self.pid());
-        self.end_process().map_err(OrderError::NotNow)
+        Ok(())
     }
 
     fn end_process(&self) -> Result<(), String> {
