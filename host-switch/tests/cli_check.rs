@@ -62,6 +62,25 @@ fn findings_are_given_as_json_too() {
 }
 
 #[test]
+fn what_shows_only_in_the_plan_is_refused_in_both_forms_of_the_answer() {
+    let example = files("examples").into_iter().find(|path| path.ends_with("edges.toml")).unwrap();
+    let text = std::fs::read_to_string(example).unwrap();
+    // Its packets lie in two regions, since scrub0 works on copies.
+    let limited = text.replacen("name = \"lab\"\n", "name = \"lab\"\nlimit_pps = 1000\n", 1);
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("limited.toml");
+    std::fs::write(&file, limited).unwrap();
+    let rule = "domain[lab]: its limit would count apart in 2 regions";
+    let said = netvm(&["check", file.to_str().unwrap()]);
+    assert!(!said.good);
+    assert!(said.errors.contains(&format!("{}: {rule}", file.display())), "{}", said.errors);
+    let said = netvm(&["check", "--json", file.to_str().unwrap()]);
+    assert!(!said.good, "{}", said.output);
+    let told: serde_json::Value = serde_json::from_str(&said.output).unwrap();
+    assert!(told["findings"][0]["rule"].as_str().unwrap().starts_with(rule), "{told}");
+}
+
+#[test]
 fn a_config_that_is_not_there_is_named() {
     let said = netvm(&["check", "/nonexistent/demo.toml"]);
     assert!(!said.good);
