@@ -65,6 +65,40 @@ fn garbage_descriptors_break_nothing_and_are_counted() {
     lab.stop();
 }
 
+#[cfg(feature = "test-hooks")]
+#[test]
+fn descriptors_rewritten_behind_the_copy_change_nothing() {
+    use shm_ring::ring::Producer;
+    let lab = endless(1, |_| {});
+    let ring = lab.guest_area().endpoint(0).pair(0).unwrap().guest_to_host;
+    let (count, counted) = std::sync::mpsc::channel();
+    host_switch::datapath::hook::between_copy_and_check(lab.regions[0].mapping(), move || {
+        // Every slot of the ring, also those just read; nothing of it is published.
+        let scribe = Producer::new(ring, None);
+        let lie = Desc { buffer_index: 0, data_len_bytes: u16::MAX, ..RawDesc::default().unpack() }.pack();
+        while scribe.stage(lie) {}
+        count.send(()).unwrap();
+    });
+    lab.attach(0);
+    let mut hands = Hands::of(&lab, 0, 0);
+    let honest = Guest::run(move || {
+        let lent = hands.take();
+        hands.give(lent.into_iter().map(|desc| verdict(desc, Verdict::Next)));
+        // In step with the host, whose test rewrites the whole ring in between.
+        while hands.to_host.room(ring.slot_count()).unwrap() < ring.slot_count() {
+            std::thread::yield_now();
+        }
+    });
+    let counters =
+        lab.wait_until("packets came back", |counters| counters.endpoints[0].packets.returned > 10_000);
+    drop(honest);
+    assert!(counted.try_iter().count() > 10_000 / 64, "the hook was called for each burst");
+    assert_eq!(counters.endpoints[0].packets.faults.total(), 0);
+    lab.assert_conserved();
+    lab.assert_nothing_vanished();
+    lab.stop();
+}
+
 #[test]
 fn an_endpoint_that_keeps_everything_holds_no_more_than_its_quota() {
     let lab = endless(1, |spec| spec.quota_buffers = 100);

@@ -321,6 +321,17 @@ impl<'area> Consumer<'area> {
         Ok(count)
     }
 
+    /// Reads the slots of the last `burst` descriptors again: what no reader must ever do.
+    #[cfg(feature = "double-read")]
+    pub fn take_again(&mut self, burst: &mut [RawDesc]) {
+        let count = u32::try_from(burst.len()).unwrap_or(u32::MAX);
+        self.taken = self.taken.wrapping_sub(count);
+        let (to_the_end, from_the_start) = self.ring.slots_from(self.taken, burst.len());
+        let slots = to_the_end.iter().chain(from_the_start);
+        slots.zip(burst).for_each(|(slot, raw)| *raw = slot.load());
+        self.taken = self.taken.wrapping_add(count);
+    }
+
     /// Gives the taken slots back to the producer. With a journal: once everything taken is dealt with, since
     /// a process that takes over never looks at it again. What was dealt with and not released comes to it once
     /// more, and it is no fault of the peer's that the generation does not fit then.

@@ -107,6 +107,7 @@ pub const ALL: &[Sabotage] = &[
     },
     datapath("sabotage-edge-check", EDGES, "an_edge_that_is_not_drawn_lets_nothing_through"),
     datapath("sabotage-crossing-reread", EDGES, "headers_rewritten_after_the_judgement_do_not_cross"),
+    datapath("sabotage-double-read", HOSTILE, "descriptors_rewritten_behind_the_copy_change_nothing"),
     datapath("sabotage-crossing-tail", EDGES, "nothing_but_the_frame_crosses"),
     datapath("sabotage-limits", SHARES, "a_limited_domain_lets_in_what_its_rate_allows"),
     datapath("sabotage-shares", SHARES, "a_flood_in_one_domain_leaves_the_other_its_share"),
@@ -155,6 +156,7 @@ const fn datapath(feature: &'static str, file: &'static [&'static str], test: &'
 
 const EDGES: &[&str] = &["--test", "datapath_edges"];
 const SHARES: &[&str] = &["--test", "datapath_shares"];
+const HOSTILE: &[&str] = &["--test", "datapath_hostile"];
 const SHARED: &[&str] = &["--test", "datapath_shared"];
 
 /// Features that are tools of a test instead of broken checks: with them, the test must pass.
@@ -165,6 +167,7 @@ pub const TOOLS: &[Sabotage] = &[
         "the_audit_finds_a_buffer_that_was_leaked_on_purpose",
     ),
     datapath("test-hooks", EDGES, "headers_rewritten_after_the_judgement_do_not_cross"),
+    datapath("test-hooks", HOSTILE, "descriptors_rewritten_behind_the_copy_change_nothing"),
 ];
 
 #[cfg(test)]

@@ -9,6 +9,24 @@ type Act = Box<dyn FnMut(usize) + Send>;
 
 static ACTS: Mutex<Vec<(usize, Act)>> = Mutex::new(Vec::new());
 
+/// What a test does at that moment.
+type TakenAct = Box<dyn FnMut() + Send>;
+
+static TAKEN_ACTS: Mutex<Vec<(usize, TakenAct)>> = Mutex::new(Vec::new());
+
+/// From now on `act` is called for each burst of descriptors that was copied out of a ring of an endpoint of
+/// `region`, and that was not yet looked at.
+pub fn between_copy_and_check(region: &'static Mapping, act: impl FnMut() + Send + 'static) {
+    let mut acts = TAKEN_ACTS.lock().unwrap_or_else(PoisonError::into_inner);
+    acts.push((region.base().addr().get(), Box::new(act)));
+}
+
+/// A burst of an endpoint of `region` was copied.
+pub(super) fn taken(region: &Mapping) {
+    let mut acts = TAKEN_ACTS.lock().unwrap_or_else(PoisonError::into_inner);
+    acts.iter_mut().filter(|(base, _)| *base == region.base().addr().get()).for_each(|(_, act)| act());
+}
+
 /// From now on `act` is called for each frame of `region` whose crossing was allowed and that was not yet
 /// copied.
 pub fn between_judgement_and_copy(region: &'static Mapping, act: impl FnMut(usize) + Send + 'static) {

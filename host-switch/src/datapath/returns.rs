@@ -32,6 +32,10 @@ impl Lcore {
         };
         let DomainLane { cell, state, .. } = &mut self.domains[domain.index()];
         let returns = &mut self.returns[..taken];
+        #[cfg(feature = "test-hooks")]
+        super::hook::taken(state.region);
+        #[cfg(feature = "sabotage-double-read")]
+        pair.from_guest.take_again(returns);
         for raw in &*returns {
             cell.prefetch(raw.unpack().buffer_index);
         }
