@@ -66,6 +66,12 @@ fn table(status: &Status) -> String {
             _ = writeln!(text, "dropped in {domain}: {packets} {reason}");
         }
     }
+    // Not dropped, so in no domain's drops: the packet itself went on.
+    for EndpointStatus { name, drops, .. } in &status.endpoints {
+        if let Some(packets @ 1..) = drops.get("observer_full") {
+            _ = writeln!(text, "not shown to {name}: {packets} observer_full");
+        }
+    }
     for (domain, buffers) in &status.buffers {
         _ = self::buffers(&mut text, domain, buffers);
     }
@@ -127,6 +133,9 @@ fn edges(text: &mut String, edges: &[EdgeStatus]) -> std::fmt::Result {
         let dropped: u64 = drops.values().sum();
         writeln!(text, "edge {from} to {to}: {packets} packets, {bytes} bytes copied, {dropped} dropped")?;
     }
+    if !edges.is_empty() {
+        text.push('\n');
+    }
     Ok(())
 }
 
@@ -156,6 +165,7 @@ mod tests {
                 name: "fw0/firewall".to_owned(),
                 phase: "attached".to_owned(),
                 faults: [("not_held".to_owned(), 2)].into(),
+                drops: [("observer_full".to_owned(), 7)].into(),
                 ..EndpointStatus::default()
             }],
             drops: [("blue".to_owned(), [("ring_full".to_owned(), 5), ("nf_drop".to_owned(), 0)].into())]
@@ -171,6 +181,7 @@ mod tests {
         assert!(text.contains("dropped in blue: 5 ring_full"), "{text}");
         assert!(!text.contains("nf_drop"), "{text}");
         assert!(text.contains("not_held=2"), "{text}");
+        assert!(text.contains("not shown to fw0/firewall: 7 observer_full"), "{text}");
         assert!(text.contains("buffers of blue: 10 = 7 pool + 3 pmd + 0 lcore + 0 quarantined"), "{text}");
     }
 
