@@ -29,7 +29,7 @@ fn main() -> ExitCode {
     println!("\n{}", summary.text());
     let complaints = summary.complaints();
     for complaint in &complaints {
-        println!("VIOLATED: {complaint}");
+        println!("FAILED: {complaint}");
     }
     if options.json {
         match serde_json::to_string(&summary) {

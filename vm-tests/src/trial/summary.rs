@@ -192,7 +192,11 @@ impl Summary {
         let least = ATTEMPTS_PER_MINUTE * self.seconds.min(60) / 60;
         for kind in KINDS {
             let made = self.attempts.get(kind.name()).copied().unwrap_or(0);
-            claim(made >= least, format!("only {made} attempts of {}, not {least}", kind.name()));
+            let name = kind.name();
+            claim(
+                made >= least,
+                format!("too weak an attack to tell: {made} attempts of {name}, not {least}"),
+            );
         }
         complaints
     }
