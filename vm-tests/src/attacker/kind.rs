@@ -85,6 +85,12 @@ impl Kind {
     pub const fn needs_socket(self) -> bool {
         matches!(self, Self::ControlFlood)
     }
+
+    /// Whether the switch lets go of an endpoint that does it.
+    #[must_use]
+    pub const fn ends_the_attach(self) -> bool {
+        matches!(self, Self::ScribbleControl | Self::AbsurdCounters | Self::EpochFlips | Self::AttachStorm)
+    }
 }
 
 /// Attempts by kind.

@@ -54,6 +54,7 @@ pub struct Siege<'s> {
     pub(super) region_header: Vec<u8>,
     /// Epochs that the switch may not know to be over.
     pub(super) ended: Vec<u32>,
+    rounds: u64,
     attaches: u64,
     refused: u64,
     /// The last epoch that it knows of.
@@ -104,6 +105,7 @@ impl<'s> Siege<'s> {
             session: None,
             attempts: Attempts::default(),
             ended: Vec::new(),
+            rounds: 0,
             attaches: 0,
             refused: 0,
             last_epoch: 0,
@@ -125,7 +127,8 @@ impl<'s> Siege<'s> {
             for last in (1..kinds.len()).rev() {
                 kinds.swap(last, self.random.index(last + 1));
             }
-            for kind in &kinds {
+            let round = self.round(&kinds);
+            for kind in &round {
                 self.bout_ends = Instant::now() + BOUT;
                 self.bout(*kind);
             }
@@ -143,6 +146,19 @@ impl<'s> Siege<'s> {
             found: self.search.found(),
             searched: self.search.searched(&self.device),
         }
+    }
+
+    /// The bouts of one round. Every other round is for the half of the kinds that had the fewest attempts so
+    /// far. Those after which the switch keeps an attacker out come last, so that the others find it attached.
+    fn round(&mut self, kinds: &[Kind]) -> Vec<Kind> {
+        let mut round = kinds.to_vec();
+        self.rounds += 1;
+        if self.rounds.is_multiple_of(2) {
+            round.sort_by_key(|kind| self.attempts.of(*kind));
+            round.truncate(kinds.len().div_ceil(2));
+        }
+        round.sort_by_key(|kind| kind.ends_the_attach());
+        round
     }
 
     fn bout(&mut self, kind: Kind) {
