@@ -17,7 +17,7 @@ use crate::workspace::Workspace;
 
 /// Options of `cargo xtask test`.
 #[derive(clap::Args, Default)]
-#[command(after_help = "Examples:\n  cargo xtask test\n  cargo xtask test vm\n\n\
+#[command(after_help = "Examples:\n  cargo xtask test\n  cargo xtask test virtual\n\n\
     Installs missing Debian packages (see `cargo xtask setup --check`); they stay. The tests with namespaces\n\
     and VMs need root; what they change is undone. Logs: target/xtask-logs.")]
 pub struct Options {
