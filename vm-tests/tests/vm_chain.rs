@@ -170,9 +170,14 @@ fn assert_flowing(switch: &mut Switch, flood: Flood) {
 fn functions_killed_inside_a_guest_give_their_buffers_back_by_the_word_of_their_supervisor() {
     let scene = Scene::new();
     let (client, server) = scene.introduced_hosts();
+    // One that has lived for two seconds is attached; killed before that, it takes no epoch with it.
     let config = with_script(
         &scene,
-        "for kill in 1 2 3 4 5 6; do\nsleep 1; until killall -9 forwarder; do sleep 0.1; done\ndone\n",
+        "for kill in 1 2 3 4 5 6; do\n\
+         pid=none\n\
+         until [ \"$pid\" = \"$(pidof forwarder)\" ]; do pid=$(pidof forwarder || echo none); sleep 2; done\n\
+         kill -9 $pid\n\
+         done\n",
     );
     let mut switch = scene.switch(&config);
     let vms = boot_both(&mut switch);
