@@ -170,8 +170,6 @@ impl QueuePair {
         self.check_attached()?;
         let room = &mut burst.room()[..packets_max.min(BURST_PACKETS_MAX)];
         let taken = self.take(room)?;
-        // Behind this come the verdicts on these packets, into as many slots.
-        self.outgoing.prefetch_slots(taken);
         let packets = self.keep_packets(&mut room[..taken]);
         // SAFETY: `keep_packets` has moved to the front what passed the check, and nobody wrote there since.
         unsafe { burst.hold(self, packets) };

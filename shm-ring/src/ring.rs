@@ -109,22 +109,6 @@ pub const fn was_published(sequence: u32, journal: u32, slot_count: u32) -> bool
     sequence.wrapping_sub(journal) >= slot_count
 }
 
-/// Slots of a cache line.
-const SLOTS_PER_LINE: usize = 64 / size_of::<RawDesc>();
-
-/// Asks for the cache line of `slot`, to write it.
-#[inline(always)]
-fn prefetch_for_write(slot: &Slot) {
-    #[cfg(all(target_arch = "x86_64", not(miri)))]
-    // SAFETY: a prefetch has no effect but on caches. Every x86-64 processor decodes PREFETCHW, those without
-    // the feature as a no-operation (AMD64 manual volume 3; Intel SDM volume 2, PREFETCHW).
-    unsafe {
-        core::arch::asm!("prefetchw [{}]", in(reg) core::ptr::from_ref(slot), options(nostack, preserves_flags, readonly));
-    }
-    #[cfg(not(all(target_arch = "x86_64", not(miri))))]
-    let _ = slot;
-}
-
 /// The side that puts descriptors in.
 #[derive(Debug)]
 pub struct Producer<'area> {
@@ -213,17 +197,6 @@ impl<'area> Producer<'area> {
         from_the_start.iter().zip(rest).for_each(|(slot, desc)| slot.store(*desc));
         self.staged.set(staged.wrapping_add(count));
         count as usize
-    }
-
-    /// Asks for the cache lines of the next `count` slots, to write them. The peer read them last, so on another
-    /// core each of them costs a round trip; asked for together, ahead of the work on their packets, they cost
-    /// one.
-    #[inline(always)]
-    pub fn prefetch_slots(&self, count: usize) {
-        let (to_the_end, from_the_start) = self.ring.slots_from(self.staged.get(), count);
-        for piece in [to_the_end, from_the_start] {
-            piece.iter().step_by(SLOTS_PER_LINE).for_each(prefetch_for_write);
-        }
     }
 
     /// Shows all staged descriptors to the peer.
