@@ -235,12 +235,16 @@ fn headers_rewritten_after_the_judgement_do_not_cross() {
     let mapping = lab.regions[0].mapping();
     let mut rewritten = 0;
     let (count, counted) = std::sync::mpsc::channel();
-    host_switch::datapath::hook::between_judgement_and_copy(mapping, move |frame| {
-        mapping.copy_in(frame + PROTOCOL_AT, &[TCP]);
-        mapping.copy_in(frame, &[0xff; 6]);
-        rewritten += 1;
-        count.send(rewritten).unwrap();
-    });
+    host_switch::datapath::hook::at(
+        host_switch::datapath::hook::Moment::HeadersJudged,
+        mapping,
+        move |frame| {
+            mapping.copy_in(frame + PROTOCOL_AT, &[TCP]);
+            mapping.copy_in(frame, &[0xff; 6]);
+            rewritten += 1;
+            count.send(rewritten).unwrap();
+        },
+    );
     lab.attach(0);
     lab.attach(1);
     let guests = [0, 1].map(|number| Guest::forwarder(&lab, number));

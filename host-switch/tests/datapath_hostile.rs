@@ -68,11 +68,12 @@ fn garbage_descriptors_break_nothing_and_are_counted() {
 #[cfg(feature = "test-hooks")]
 #[test]
 fn descriptors_rewritten_behind_the_copy_change_nothing() {
+    use host_switch::datapath::hook::{self, Moment};
     use shm_ring::ring::Producer;
     let lab = endless(1, |_| {});
     let ring = lab.guest_area().endpoint(0).pair(0).unwrap().guest_to_host;
     let (count, counted) = std::sync::mpsc::channel();
-    host_switch::datapath::hook::between_copy_and_check(lab.regions[0].mapping(), move || {
+    hook::at(Moment::DescriptorsCopied, lab.regions[0].mapping(), move |_| {
         // Every slot of the ring, also those just read; nothing of it is published.
         let scribe = Producer::new(ring, None);
         let lie = Desc { buffer_index: 0, data_len_bytes: u16::MAX, ..RawDesc::default().unpack() }.pack();

@@ -120,9 +120,13 @@ fn headers_rewritten_behind_the_copy_do_not_leave() {
     let frames = vec![ipv4(UDP, 300, 0x11); 200];
     let (lab, written) = shared(&frames, |_| {});
     let mapping = lab.regions[0].mapping();
-    host_switch::datapath::hook::between_judgement_and_copy(mapping, move |frame| {
-        mapping.copy_in(frame + PROTOCOL_AT, &[TCP]);
-    });
+    host_switch::datapath::hook::at(
+        host_switch::datapath::hook::Moment::HeadersJudged,
+        mapping,
+        move |frame| {
+            mapping.copy_in(frame + PROTOCOL_AT, &[TCP]);
+        },
+    );
     lab.attach(1);
     lab.attach(0);
     let guest = Guest::forwarder(&lab, 0);

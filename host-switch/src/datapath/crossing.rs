@@ -126,7 +126,11 @@ impl Lcore {
         let edge = judge(self.forwarding.edge(from, to, &judged))?;
         let Some(edge) = self.edges.get_mut(edge.index()) else { return Err(DropReason::LedgerRefused) };
         #[cfg(feature = "test-hooks")]
-        super::hook::judged(source.state.region, source.state.position(frame.index, frame.offset_bytes));
+        super::hook::reach(
+            super::hook::Moment::HeadersJudged,
+            source.state.region,
+            source.state.position(frame.index, frame.offset_bytes),
+        );
         let copy = edge
             .admit(frame.len_bytes)
             .and_then(|()| target.state.admit(frame.len_bytes))

@@ -33,7 +33,7 @@ impl Lcore {
         let DomainLane { cell, state, .. } = &mut self.domains[domain.index()];
         let returns = &mut self.returns[..taken];
         #[cfg(feature = "test-hooks")]
-        super::hook::taken(state.region);
+        super::hook::reach(super::hook::Moment::DescriptorsCopied, state.region, 0);
         #[cfg(feature = "sabotage-double-read")]
         pair.from_guest.take_again(returns);
         for raw in &*returns {

@@ -110,7 +110,11 @@ impl SharedEgress {
         let mut header = HeaderCopy::default();
         domain.copy_header(frame, &mut header);
         #[cfg(feature = "test-hooks")]
-        super::hook::judged(domain.region, domain.position(frame.index, frame.offset_bytes));
+        super::hook::reach(
+            super::hook::Moment::HeadersJudged,
+            domain.region,
+            domain.position(frame.index, frame.offset_bytes),
+        );
         line.waiting.push_back((frame, header));
         Ok(())
     }
