@@ -54,8 +54,6 @@ named_enum! {
         EndpointRate = "endpoint_rate",
         /// An observer had no room for one more reference: it loses its own view, the packet goes on.
         ObserverFull = "observer_full",
-        /// A copy too many of one packet.
-        ReplicateLimit = "replicate_limit",
         /// The ledger says that the buffer is not the lcore's to hand on: a fault of the host.
         LedgerRefused = "ledger_refused",
     }
