@@ -21,12 +21,24 @@ compile_error!(
     "guest addresses are 64 bits wide and virtio 1 is little-endian; byte swapping is not written"
 );
 
+mod chain;
 mod event_signal;
 pub mod features;
+pub mod frame;
+mod guest_bytes;
+mod guest_rx;
+mod guest_tx;
+pub mod header;
+mod indirect;
+pub mod lane;
+pub mod lane_counters;
 pub mod memory;
 pub mod memory_file;
 pub mod memory_watch;
 pub mod notifier;
 pub mod publication;
+mod queue;
+pub mod ring_fault;
 pub mod setup;
 mod sync;
+mod vring;

@@ -32,6 +32,10 @@ const fn check(feature: &'static str, test: &'static str) -> Sabotage {
     Sabotage { package: "switch-core", feature, build: LIB, test }
 }
 
+const fn vhost(feature: &'static str, test: &'static str) -> Sabotage {
+    Sabotage { package: "vhost-port", feature, build: LIB, test }
+}
+
 const fn pool(feature: &'static str, test: &'static str) -> Sabotage {
     Sabotage { package: "dpdk", feature, build: Build::Loom(&["--lib"]), test }
 }
@@ -95,6 +99,19 @@ pub const ALL: &[Sabotage] = &[
     check("sabotage-pin", "a_buffer_whose_chain_is_done_waits_for_its_observers"),
     check("sabotage-flow", "where_none_is_chosen_by_flow_all_flows_go_the_same_way"),
     check("sabotage-share", "domains_that_always_have_work_get_what_their_weights_say"),
+    vhost("sabotage-avail-jump", "an_index_that_claims_one_chain_more_than_the_ring_holds_breaks_it"),
+    vhost("sabotage-head-bound", "a_chain_that_starts_right_behind_the_table_breaks_the_ring"),
+    vhost("sabotage-next-bound", "a_next_descriptor_right_behind_the_table_breaks_the_ring"),
+    vhost("sabotage-chain-length", "a_chain_may_be_as_long_as_its_ring_and_no_longer"),
+    vhost("sabotage-indirect-nested", "a_table_in_a_table_breaks_the_ring"),
+    vhost("sabotage-indirect-length", "a_table_may_be_as_long_as_its_ring_and_no_longer"),
+    vhost("sabotage-direction", "a_buffer_for_the_other_direction_breaks_the_ring"),
+    vhost("sabotage-descriptor-budget", "a_burst_ends_when_its_descriptors_are_spent"),
+    vhost("sabotage-byte-budget", "a_burst_ends_when_its_bytes_are_spent"),
+    vhost("sabotage-room", "takes_a_frame_that_fills_its_room_and_drops_one_byte_more"),
+    vhost("sabotage-guest-room", "fills_a_buffer_to_its_end_and_not_one_byte_further"),
+    vhost("sabotage-checksum-bound", "completes_a_checksum_at_the_very_end_and_refuses_it_one_byte_later"),
+    vhost("sabotage-notify-fence", "no_interrupt_is_missed_by_a_driver_that_asks_and_looks_again"),
     pool("sabotage-push-relaxed", "the_owner_sees_what_a_pusher_did_to_each_buffer_it_gave_back"),
     pool("sabotage-take-all-relaxed", "the_owner_sees_what_a_pusher_did_to_each_buffer_it_gave_back"),
     pool("sabotage-own-relaxed", "uses_by_an_owner_and_by_claims_never_overlap_and_see_each_other"),

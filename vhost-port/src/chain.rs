@@ -1,0 +1,278 @@
+//! Descriptor chains of one burst, checked and translated before a byte is copied.
+//!
+//! Whatever the driver links together, a chain ends: it may be as long as its ring and no longer, an indirect
+//! table may hold no other, and each descriptor counts, those of no length too. A burst takes no new chain once
+//! its budget of descriptors is spent.
+
+use std::ptr::NonNull;
+
+use crate::guest_bytes::{LINE_BYTES, prefetch, prefetch_to_write};
+use crate::indirect::IndirectTable;
+use crate::memory::GuestMemory;
+use crate::ring_fault::RingFault;
+use crate::vring::{Descriptor, INDIRECT, NEXT, Vring, WRITE};
+
+/// Chains in one burst at most.
+pub(crate) const BURST_CHAINS_MAX: usize = 64;
+/// How many chains to look for at a time, of so many that are wanted.
+#[inline(always)]
+pub(crate) fn at_a_time(wanted: usize) -> u16 {
+    #[allow(clippy::cast_possible_truncation, reason = "at most 64")]
+    let count = wanted.min(BURST_CHAINS_MAX) as u16;
+    count
+}
+
+/// Descriptors of one burst: no chain begins behind this many.
+pub(crate) const BURST_DESCRIPTORS: usize = 1024;
+
+/// Which way a queue's buffers go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Direction {
+    /// We read: the driver's transmit queue.
+    FromGuest,
+    /// We write: the driver's receive queue.
+    ToGuest,
+}
+
+impl Direction {
+    /// The flag that each buffer of the queue carries.
+    #[inline(always)]
+    const fn flag(self) -> u16 {
+        match self {
+            Self::FromGuest => 0,
+            Self::ToGuest => WRITE,
+        }
+    }
+
+    /// Starts to fetch the first two lines of a buffer.
+    #[inline(always)]
+    fn prefetch(self, at: NonNull<u8>) {
+        let lines = [at.as_ptr(), at.as_ptr().wrapping_add(LINE_BYTES)];
+        match self {
+            Self::FromGuest => lines.iter().for_each(|line| prefetch(*line)),
+            Self::ToGuest => lines.iter().for_each(|line| prefetch_to_write(*line)),
+        }
+    }
+}
+
+/// A piece of guest memory that one descriptor names, translated in full length.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct GuestSegment {
+    pub at: NonNull<u8>,
+    /// Not 0.
+    pub len_bytes: u32,
+}
+
+/// One checked chain.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Chain {
+    /// Its first descriptor: by this number the driver knows it.
+    pub head: u16,
+    /// The segment of a chain that has one.
+    first: GuestSegment,
+    /// Where its segments begin in [`Chains::segments`]; not used by a chain of one.
+    segments_at: usize,
+    pub segment_count: usize,
+    /// Length of all segments; a longer one than 32 bits can say counts as the longest.
+    pub len_bytes: u32,
+}
+
+impl Chain {
+    const NONE: Self = Self {
+        head: 0,
+        first: GuestSegment { at: NonNull::dangling(), len_bytes: 0 },
+        segments_at: 0,
+        segment_count: 0,
+        len_bytes: 0,
+    };
+}
+
+/// The chains of one burst.
+#[derive(Debug)]
+pub(crate) struct Chains {
+    list: [Chain; BURST_CHAINS_MAX],
+    count: usize,
+    /// Segments of chains with several, one chain after the other.
+    segments: Vec<GuestSegment>,
+    /// What may still be taken.
+    descriptors_left: usize,
+}
+
+/// What a chain is looked up in.
+#[derive(Debug)]
+pub(crate) struct Lookup<'m> {
+    pub memory: &'m GuestMemory,
+    /// The region that served last time.
+    pub hint: &'m mut usize,
+    pub direction: Direction,
+    /// Whether the driver may use indirect tables.
+    pub indirect: bool,
+}
+
+// SAFETY: addresses of guest memory that a `GuestMemory` keeps mapped, which may be used in any thread; they are
+// forgotten before the next burst.
+unsafe impl Send for Chains {}
+
+impl Chains {
+    /// None, with room for the segments of the longest burst of rings of `size_max`.
+    pub(crate) fn new(size_max: u16) -> Self {
+        Self {
+            list: [Chain::NONE; BURST_CHAINS_MAX],
+            count: 0,
+            // The last chain of a burst begins within the budget, and has as many segments as the ring entries.
+            segments: Vec::with_capacity(BURST_DESCRIPTORS + usize::from(size_max)),
+            descriptors_left: 0,
+        }
+    }
+
+    /// Begins a new burst.
+    #[inline(always)]
+    pub(crate) fn clear(&mut self) {
+        self.forget();
+        self.descriptors_left = BURST_DESCRIPTORS;
+    }
+
+    /// Forgets the chains so far, and goes on with what is left of the budget.
+    #[inline(always)]
+    pub(crate) fn forget(&mut self) {
+        self.count = 0;
+        self.segments.clear();
+    }
+
+    /// Forgets the chains from this one on.
+    #[cold]
+    pub(crate) fn cut(&mut self, at: usize) {
+        self.count = self.count.min(at);
+    }
+
+    /// All of them.
+    #[inline(always)]
+    pub(crate) fn all(&self) -> &[Chain] {
+        &self.list[..self.count]
+    }
+
+    /// The segments of one.
+    #[inline(always)]
+    pub(crate) fn segments<'c>(&'c self, chain: &'c Chain) -> &'c [GuestSegment] {
+        if chain.segment_count == 1 {
+            return std::slice::from_ref(&chain.first);
+        }
+        let from = chain.segments_at.min(self.segments.len());
+        let rest = &self.segments[from..];
+        &rest[..chain.segment_count.min(rest.len())]
+    }
+
+    /// Takes the next `count` chains that wait in `ring` behind those already here: first all heads, so that
+    /// their descriptors arrive while the others are looked up, then each descriptor, so that the buffers arrive.
+    ///
+    /// Takes fewer when there is no more room, or the budget of descriptors is spent.
+    ///
+    /// # Errors
+    /// With what is wrong with the first chain that is not here.
+    #[inline(always)]
+    pub(crate) fn take(
+        &mut self,
+        count: u16,
+        ring: &Vring,
+        lookup: &mut Lookup<'_>,
+    ) -> Result<(), RingFault> {
+        let (from, to) = (self.count, (self.count + usize::from(count)).min(BURST_CHAINS_MAX));
+        for (ahead, chain) in (0..).zip(&mut self.list[..to]).skip(from) {
+            chain.head = ring.head(ahead);
+        }
+        for at in from..to {
+            if self.descriptors_left == 0 && !cfg!(feature = "sabotage-descriptor-budget") {
+                break;
+            }
+            let head = self.list[at].head;
+            let desc = ring.first_descriptor(head)?;
+            if desc.flags == lookup.direction.flag() && desc.len_bytes > 0 {
+                let first = lookup.segment(desc)?;
+                self.list[at].first = first;
+                self.list[at].segment_count = 1;
+                self.list[at].len_bytes = desc.len_bytes;
+                self.descriptors_left -= 1;
+            } else {
+                self.walk(at, desc, ring, lookup)?;
+            }
+            self.count = at + 1;
+        }
+        Ok(())
+    }
+
+    /// Follows a chain of more than one descriptor, or of an unusual one.
+    #[inline(never)]
+    fn walk(
+        &mut self,
+        at: usize,
+        first: Descriptor,
+        ring: &Vring,
+        lookup: &mut Lookup<'_>,
+    ) -> Result<(), RingFault> {
+        let segments_at = self.segments.len();
+        let (mut desc, mut len_bytes, mut table) = (first, 0_u32, None::<IndirectTable>);
+        let mut taken = 1;
+        loop {
+            if desc.flags & INDIRECT != 0 {
+                if table.is_some() && !cfg!(feature = "sabotage-indirect-nested") {
+                    return Err(RingFault::IndirectNested);
+                }
+                let found = lookup.table(desc, ring.size())?;
+                table = Some(found);
+                desc = found.descriptor(0)?;
+            } else {
+                if desc.len_bytes > 0 {
+                    self.segments.push(lookup.segment(desc)?);
+                    len_bytes = len_bytes.saturating_add(desc.len_bytes);
+                } else if desc.flags & WRITE != lookup.direction.flag() {
+                    return Err(RingFault::Direction);
+                }
+                if desc.flags & NEXT == 0 {
+                    break;
+                }
+                desc = match &table {
+                    Some(table) => table.descriptor(desc.next)?,
+                    None => ring.next_descriptor(desc.next)?,
+                };
+            }
+            if taken >= ring.size() && !cfg!(feature = "sabotage-chain-length") {
+                return Err(RingFault::ChainTooLong { limit: ring.size() });
+            }
+            taken = taken.saturating_add(1);
+        }
+        self.descriptors_left = self.descriptors_left.saturating_sub(usize::from(taken));
+        let chain = &mut self.list[at];
+        chain.segments_at = segments_at;
+        chain.segment_count = self.segments.len() - segments_at;
+        chain.len_bytes = len_bytes;
+        if let Some(only) = self.segments.get(segments_at) {
+            // `segments` looks here for a chain of one.
+            chain.first = *only;
+        }
+        Ok(())
+    }
+}
+
+impl Lookup<'_> {
+    /// What a descriptor names, on its way to the cache.
+    #[inline(always)]
+    fn segment(&mut self, desc: Descriptor) -> Result<GuestSegment, RingFault> {
+        let Descriptor { address, len_bytes, flags, .. } = desc;
+        if flags & WRITE != self.direction.flag() && !cfg!(feature = "sabotage-direction") {
+            return Err(RingFault::Direction);
+        }
+        let at = self
+            .memory
+            .translate(self.hint, address, len_bytes)
+            .ok_or(RingFault::Outside { address, len_bytes })?;
+        self.direction.prefetch(at);
+        Ok(GuestSegment { at, len_bytes })
+    }
+
+    fn table(&mut self, desc: Descriptor, limit: u16) -> Result<IndirectTable, RingFault> {
+        if !self.indirect {
+            return Err(RingFault::IndirectUnasked);
+        }
+        IndirectTable::find(desc, limit, self.memory, self.hint)
+    }
+}
