@@ -46,11 +46,10 @@ words! {
         CopyObserver = "copy-observer",
         /// Maps a private region only; packets are copied in and out.
         Copied = "copied",
+        /// Maps nothing of the switch; a VM with ordinary network cards, whose packets are copied in and out.
+        Untrusted = "untrusted",
     }
 }
-
-/// A word that the design knows and this version does not.
-const LATER: &str = "untrusted";
 
 impl Access {
     /// Whether it only looks: its services are no hops of a chain.
@@ -91,23 +90,20 @@ pub(crate) struct Grant {
 
 impl Grant {
     pub(crate) fn read(cursor: &Cursor<'_>) -> Option<Self> {
-        let access = read_access(cursor)?;
+        let access = cursor.word(&ACCESS).and_then(Access::from_word)?;
         let region_mib = private_region(cursor, access);
         let pins = read_pins(cursor, access);
         Some(Self { access, region_mib: region_mib?, pins: pins? })
     }
 }
 
-fn read_access(cursor: &Cursor<'_>) -> Option<Access> {
-    if cursor.spelt(&ACCESS) == Some(LATER) {
-        let rule = format!(
-            "{} in this version: untrusted VMs with a virtio-net NIC are not built yet",
-            ACCESS.form.rule()
-        );
-        cursor.refuse(&ACCESS, Kind::Value, rule, quoted([Access::Copied.word()]));
-        return None;
+/// The access of a process, which has nothing that a network card could be plugged into.
+pub(crate) fn refuse_untrusted(cursor: &Cursor<'_>, access: Option<Access>) -> bool {
+    if access == Some(Access::Untrusted) {
+        let rule = "must be that of an NF: only a VM can be untrusted, with [[vm.nic]]";
+        cursor.refuse(&ACCESS, Kind::Conflict, rule, quoted([Access::Copied.word()]));
     }
-    cursor.word(&ACCESS).and_then(Access::from_word)
+    access == Some(Access::Untrusted)
 }
 
 /// `Some(None)`: it has none. `None`: there is a finding.
@@ -131,7 +127,7 @@ fn read_pins(cursor: &Cursor<'_>, access: Access) -> Option<Option<Pins>> {
 }
 
 /// Refuses a key that means nothing with this access.
-fn belongs_to(cursor: &Cursor<'_>, key: &Key, access: Access, wanted: &[Access]) -> bool {
+pub(crate) fn belongs_to(cursor: &Cursor<'_>, key: &Key, access: Access, wanted: &[Access]) -> bool {
     if !cursor.has(key) {
         return true;
     }

@@ -13,9 +13,9 @@ use crate::scope::{Scope, Whence};
 const HOP: Form = Form::Reference(&["service"]);
 pub(crate) const PATH: Key = Key {
     name: "path",
-    form: Form::List { of: &HOP, min: 1, max: 32 },
+    form: Form::List { of: &HOP, min: 0, max: 32 },
     presence: Presence::Needed,
-    doc: "Services in the order in which packets visit them; from one domain to the next over an edge.",
+    doc: "Services in the order in which packets visit them; from one domain to the next over an edge. Empty: straight to the egress.",
 };
 pub(crate) const EGRESS: Key = Key {
     name: "egress",
@@ -40,7 +40,7 @@ pub(crate) const TABLE: Table = Table {
 pub struct Chain {
     /// Its name.
     pub name: String,
-    /// The domain of its first service: where its packets start.
+    /// The domain of its first service, or else of its egress: where its packets start.
     pub domain: DomainId,
     /// Services in the order in which packets visit them; a service may come twice.
     pub path: Vec<ServiceId>,

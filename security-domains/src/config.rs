@@ -14,6 +14,7 @@ use crate::endpoint::Endpoint;
 use crate::finding::Findings;
 use crate::ids::{ChainId, DomainId, PortId, ProcessId, ServiceId, VmId};
 use crate::need::DomainNeed;
+use crate::nic::{self, Macs};
 use crate::policy::Policy;
 use crate::port::{Devices, Port};
 use crate::process::Process;
@@ -34,7 +35,7 @@ pub struct Config {
     pub switch: Switch,
     /// Security domains.
     pub domains: Vec<Domain>,
-    /// Edges of the switch.
+    /// Edges of the switch: those of `[[port]]`, then the NICs of untrusted VMs.
     pub ports: Vec<Port>,
     /// Named roles.
     pub services: Vec<Service>,
@@ -166,9 +167,16 @@ fn read_tables(scope: &Scope<'_>, path: &Path) -> Option<Config> {
     let mut files = Files::new();
     let domains = all(scope.domains.iter().map(|(cursor, name)| Domain::read(cursor, name, &mut files)));
     let mut devices = Devices::new();
+    let declared = scope.ports.cursors.len() - scope.nics.len();
     let ports = all((0..)
         .zip(scope.ports.iter())
+        .take(declared)
         .map(|(id, (cursor, name))| Port::read(cursor, PortId(id), name, scope, &mut devices)));
+    let mut macs = Macs::new();
+    let nics = all(scope
+        .nics
+        .iter()
+        .map(|place| nic::read(&scope.ports.cursors[place.port.index()], *place, scope, &mut macs)));
     let services = all((0..)
         .zip(scope.services.iter())
         .map(|(id, (cursor, name))| Service::read(cursor, ServiceId(id), name, scope)));
@@ -179,10 +187,11 @@ fn read_tables(scope: &Scope<'_>, path: &Path) -> Option<Config> {
     let edges = all(scope.edges.iter().map(|cursor| Edge::read(cursor, scope)));
     let policies = all(scope.policies.iter().map(|cursor| Policy::read(cursor, scope)));
     let mut next_endpoint = 0;
-    let vms =
-        all(scope.vm_tables.iter().zip(scope.vms.iter()).map(|(owner, (_, name))| {
-            Vm::read(owner, name, scope, take_ids(&mut next_endpoint, owner), folder)
-        }));
+    let vms = all((0..).map(VmId).zip(scope.vm_tables.iter().zip(scope.vms.iter())).map(
+        |(id, (owner, (_, name)))| {
+            Vm::read(owner, (id, name), scope, take_ids(&mut next_endpoint, owner), folder)
+        },
+    ));
     let processes =
         all(scope.process_tables.iter().zip(scope.processes.iter()).map(|(owner, (_, name))| {
             Process::read(owner, name, scope, take_ids(&mut next_endpoint, owner))
@@ -191,7 +200,7 @@ fn read_tables(scope: &Scope<'_>, path: &Path) -> Option<Config> {
         file: path.to_owned(),
         switch: switch??,
         domains: domains?,
-        ports: ports?,
+        ports: ports.zip(nics).map(|(ports, nics)| [ports, nics].concat())?,
         services: services?,
         chains: chains?,
         rules: rules?,

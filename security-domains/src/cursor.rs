@@ -292,6 +292,11 @@ impl<'d> Cursor<'d> {
         names.find(self.item(key)?.as_array()?.get(0)?.as_str()?)
     }
 
+    /// Whether the list is there and empty. No finding.
+    pub(crate) fn is_empty_list(&self, key: &Key) -> bool {
+        self.item(key).and_then(Item::as_array).is_some_and(toml_edit::Array::is_empty)
+    }
+
     /// The ids that the names in a list stand for; none if one of them stands for nothing. No finding.
     pub(crate) fn peek_references(&self, key: &Key, names: &NameTable) -> Vec<u16> {
         let list = self.item(key).and_then(Item::as_array);

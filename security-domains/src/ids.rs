@@ -22,7 +22,7 @@ macro_rules! ids {
 ids! {
     /// A domain, by its position among `[[domain]]`.
     DomainId
-    /// A port, by its position among `[[port]]`.
+    /// A port, by its position among `[[port]]` with the `[[vm.nic]]` of all VMs behind them.
     PortId
     /// A service, by its position among `[[service]]`.
     ServiceId

@@ -29,6 +29,28 @@ impl Mac {
         let [_, _, bytes @ ..] = value.to_be_bytes();
         Some(Self(bytes))
     }
+
+    /// Whether one station can have it.
+    pub(crate) fn is_unicast(self) -> bool {
+        self.0[0] & 1 == 0 && self.0 != [0; 6]
+    }
+
+    /// The address with the bit of groups cleared, if that leaves one for a station.
+    pub(crate) fn nearest_unicast(self) -> Option<Self> {
+        let [first, rest @ ..] = self.0;
+        let [b, c, d, e, f] = rest;
+        Some(Self([first & !1, b, c, d, e, f])).filter(|mac| mac.is_unicast())
+    }
+
+    /// An address that hangs on a name alone, out of those that nobody administers.
+    pub(crate) fn derived(name: &str) -> Self {
+        // FNV-1a: spread evenly, and the same everywhere for ever; nothing is kept secret by it.
+        let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+        });
+        let [_, _, _, b, c, d, e, f] = hash.to_be_bytes();
+        Self([2, b, c, d, e, f])
+    }
 }
 
 impl fmt::Display for Mac {

@@ -70,6 +70,11 @@ impl NameTable {
         Self { names }
     }
 
+    /// Adds the name of a table that is called by two names, its owner's and its own.
+    pub(crate) fn push_joint(&mut self, owner: Option<&str>, own: Option<&str>) {
+        self.names.push(owner.zip(own).map(|(owner, own)| format!("{owner}.{own}")));
+    }
+
     /// The id of a name.
     pub(crate) fn find(&self, name: &str) -> Option<u16> {
         let position = self.names.iter().position(|known| known.as_deref() == Some(name))?;
@@ -83,7 +88,7 @@ impl NameTable {
 
     /// Every legal name, in file order.
     pub(crate) fn known(&self) -> impl Iterator<Item = &str> {
-        self.names.iter().flatten().map(String::as_str).filter(|name| is_name(name))
+        self.names.iter().flatten().map(String::as_str).filter(|name| name.split('.').all(is_name))
     }
 }
 

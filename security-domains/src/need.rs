@@ -15,6 +15,8 @@ use crate::key::Key;
 pub const BURST_BUFFERS: u64 = 4 * 64;
 /// Buffers that one lcore copies into a domain at once: a burst.
 pub const CROSSING_BUFFERS: u64 = 64;
+/// Buffers that one lcore keeps ready for what the guest behind a NIC sends: a burst.
+pub const NIC_BUFFERS: u64 = 32;
 /// Frames of one domain that wait on one lcore for a shared port at most.
 pub const LINE_BUFFERS: u64 = 256;
 
@@ -199,7 +201,11 @@ impl DomainNeed {
 /// Of its own ports; what is hidden in a domain has part in the shared ones only.
 fn port_terms(config: &Config, memory: &Memory, lcores: u64) -> Vec<PortTerm> {
     let term = |port: &crate::port::Port| {
-        let (rx_slots, tx_slots) = (u64::from(port.rx_slots), u64::from(port.tx_slots));
+        // The rings of a NIC lie in its guest's memory and hold none of our buffers.
+        let (rx_slots, tx_slots) = match port.nic() {
+            Some(_) => (NIC_BUFFERS, 0),
+            None => (u64::from(port.rx_slots), u64::from(port.tx_slots)),
+        };
         let shared = port.is_shared();
         let slots = if shared { tx_slots + LINE_BUFFERS } else { rx_slots + tx_slots };
         PortTerm { port: port.name.clone(), rx_slots, tx_slots, shared, buffers: lcores * slots }

@@ -11,6 +11,7 @@ use crate::form::{Form, Number};
 use crate::ids::{ChainId, DomainId, PortId};
 use crate::key::{Key, Presence, Table};
 use crate::names::NAME;
+use crate::nic::Nic;
 use crate::scope::Scope;
 
 /// Bytes in front of the data of a received packet.
@@ -47,7 +48,7 @@ pub(crate) const CHAIN: Key = Key {
     presence: Presence::Needed,
     doc: "The chain of packets that enter here and match no rule.",
 };
-const MTU: Key = Key {
+pub(crate) const MTU: Key = Key {
     name: "mtu_bytes",
     form: Form::Number(Number::between(68, 9000)),
     presence: Presence::Number(1500),
@@ -82,8 +83,8 @@ pub(crate) const TABLE: Table = Table {
 pub struct Port {
     /// Its name.
     pub name: String,
-    /// `net_…` with arguments, or a PCI address.
-    pub device: String,
+    /// What is behind it.
+    pub device: Device,
     /// To whom it belongs; with several, its packets are copied once into the region of one of them.
     pub domains: Vec<DomainId>,
     /// What enters here takes this chain, unless a rule says otherwise.
@@ -96,6 +97,16 @@ pub struct Port {
     pub rx_slots: u16,
     /// Transmit descriptors of each lcore's queue.
     pub tx_slots: u16,
+}
+
+/// What is behind a port.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
+pub enum Device {
+    /// A device of DPDK: `net_…` with arguments, or a PCI address.
+    Dpdk(String),
+    /// The virtio network card of an untrusted VM.
+    Nic(Nic),
 }
 
 /// Devices that are taken, each with the path of its port.
@@ -118,7 +129,7 @@ impl Port {
         let tx_slots = cursor.number_u16(&TX_SLOTS);
         Some(Self {
             name: name?.to_owned(),
-            device: device?,
+            device: Device::Dpdk(device?),
             domains: domains?,
             chain: chain?,
             mtu_bytes: mtu_bytes?,
@@ -134,6 +145,15 @@ impl Port {
     #[must_use]
     pub fn domain(&self) -> DomainId {
         self.domains[0]
+    }
+
+    /// What is special about it if it is a virtio network card.
+    #[must_use]
+    pub fn nic(&self) -> Option<&Nic> {
+        match &self.device {
+            Device::Dpdk(_) => None,
+            Device::Nic(nic) => Some(nic),
+        }
     }
 
     /// Whether several domains have it.
@@ -172,13 +192,13 @@ fn read_domains(cursor: &Cursor<'_>, scope: &Scope<'_>) -> Option<Vec<DomainId>>
     domains
 }
 
-fn read_chain(cursor: &Cursor<'_>, id: PortId, scope: &Scope<'_>) -> Option<ChainId> {
+pub(crate) fn read_chain(cursor: &Cursor<'_>, id: PortId, scope: &Scope<'_>) -> Option<ChainId> {
     let chain = ChainId(cursor.reference(&CHAIN, &scope.chains.names)?);
     let first = scope.port_domains[id.index()].get(..1).unwrap_or_default();
     scope.chain_starts_at(cursor, &CHAIN, chain, first).then_some(chain)
 }
 
-fn read_mtu(cursor: &Cursor<'_>, id: PortId, scope: &Scope<'_>) -> Option<u16> {
+pub(crate) fn read_mtu(cursor: &Cursor<'_>, id: PortId, scope: &Scope<'_>) -> Option<u16> {
     let mtu_bytes = cursor.number(&MTU)?;
     for &domain in &scope.port_domains[id.index()] {
         let stride_bytes = scope.domains.cursors[domain.index()].peek_number(&STRIDE)?;

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::access::{Access, Grant, KEYS, Pins};
+use crate::access::{Access, Grant, KEYS, Pins, refuse_untrusted};
 use crate::domain::DOMAIN;
 use crate::endpoint::{CREDIT, Endpoint, LIMIT, QUOTA, RING_SLOTS, SERVICE};
 use crate::form::Form;
@@ -54,7 +54,8 @@ impl Process {
         first_endpoint: u16,
     ) -> Option<Self> {
         let domain = owner.cursor.reference(&DOMAIN, &scope.domains.names).map(DomainId);
-        let grant = Grant::read(&owner.cursor);
+        let is_untrusted = refuse_untrusted(&owner.cursor, owner.access);
+        let grant = Grant::read(&owner.cursor).filter(|_| !is_untrusted);
         let endpoints: Vec<Option<Endpoint>> = (first_endpoint..)
             .zip(&owner.endpoints)
             .map(|(id, cursor)| Endpoint::read(cursor, EndpointId(id), owner, scope))

@@ -52,8 +52,12 @@ fn property(key: &Key) -> Value {
 
 fn form(form: &Form) -> Value {
     match form {
-        Form::Name | Form::Reference(_) => {
-            json!({ "type": "string", "pattern": "^[a-z0-9-]+$", "maxLength": NAME_BYTES_MAX })
+        Form::Name => json!({ "type": "string", "pattern": "^[a-z0-9-]+$", "maxLength": NAME_BYTES_MAX }),
+        Form::Reference(nouns) => {
+            // The NIC of a VM is a port whose name has two parts.
+            let pattern =
+                if nouns.contains(&"port") { "^[a-z0-9-]+([.][a-z0-9-]+)?$" } else { "^[a-z0-9-]+$" };
+            json!({ "type": "string", "pattern": pattern, "maxLength": NAME_BYTES_MAX })
         }
         Form::Text(_) => json!({ "type": "string" }),
         Form::Flag => json!({ "type": "boolean" }),

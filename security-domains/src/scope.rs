@@ -6,9 +6,10 @@ use crate::config::Owner;
 use crate::cursor::{Cursor, quoted};
 use crate::domain;
 use crate::finding::Kind;
-use crate::ids::{ChainId, DomainId, ServiceId};
+use crate::ids::{ChainId, DomainId, PortId, ServiceId, VmId};
 use crate::key::{Key, Presence, Table};
 use crate::names::{NameSpace, NameTable};
+use crate::nic::NicPlace;
 use crate::{chain, edge, endpoint, policy, port, process, rule, service, switch, vm};
 
 macro_rules! tables {
@@ -104,11 +105,13 @@ pub(crate) struct Scope<'d> {
     pub(crate) processes: Named<'d>,
     pub(crate) vm_tables: Vec<OwnerTables<'d>>,
     pub(crate) process_tables: Vec<OwnerTables<'d>>,
+    /// The NICs of VMs, which are the last of the ports.
+    pub(crate) nics: Vec<NicPlace>,
     /// Domains of each port, the one for unmatched packets first; none where they are not known.
     pub(crate) port_domains: Vec<Vec<DomainId>>,
     /// From which domain into which one an edge is drawn.
     edge_domains: Vec<(DomainId, DomainId)>,
-    /// Domain of each chain: that of its first service.
+    /// Domain of each chain: that of its first service, or of its egress if it has none.
     pub(crate) chain_domains: Vec<Option<DomainId>>,
     /// Domain of each service: that of its first endpoint. `None`: nobody provides it.
     pub(crate) service_homes: Vec<Option<ServiceHome>>,
@@ -122,21 +125,31 @@ impl<'d> Scope<'d> {
         let domains = Named::gather(root, &DOMAIN, &mut NameSpace::new("domains"));
         // A verdict names services and ports alike; the endpoint socket names VMs and processes alike.
         let mut targets = NameSpace::new("ports and services");
-        let ports = Named::gather(root, &PORT, &mut targets);
+        let mut ports = Named::gather(root, &PORT, &mut targets);
         let services = Named::gather(root, &SERVICE, &mut targets);
         let chains = Named::gather(root, &CHAIN, &mut NameSpace::new("chains"));
         let mut owners = NameSpace::new("VMs and processes");
         let vms = Named::gather(root, &VM, &mut owners);
         let processes = Named::gather(root, &PROCESS, &mut owners);
 
+        let nics = gather_nics(&vms, &mut ports);
         let vm_tables = owner_tables(&vms, &vm::ENDPOINT, &domains);
         let process_tables = owner_tables(&processes, &process::ENDPOINT, &domains);
         refuse_too_many_endpoints(&vm_tables, &process_tables);
-        let port_domains = ports.cursors.iter().map(|cursor| port_domains(cursor, &domains)).collect();
+        // A NIC has no such keys: it is of the domain of its VM.
+        let mut port_domains: Vec<Vec<DomainId>> =
+            ports.cursors.iter().map(|cursor| port_domains(cursor, &domains)).collect();
+        for nic in &nics {
+            port_domains[nic.port.index()] = vm_tables[nic.vm.index()].domain.into_iter().collect();
+        }
         let edges = root.many(&EDGE);
         let edge_domains = edges.iter().filter_map(|cursor| edge_domains(cursor, &domains)).collect();
         let service_homes = service_homes(&services, vm_tables.iter().chain(&process_tables));
         let chain_domain = |cursor: &Cursor<'d>| {
+            if cursor.is_empty_list(&chain::PATH) {
+                let egress = cursor.peek_reference(&chain::EGRESS, &ports.names)?;
+                return port_domains[usize::from(egress)].first().copied();
+            }
             let first = cursor.peek_first_reference(&chain::PATH, &services.names)?;
             service_homes[usize::from(first)].as_ref()?.domain
         };
@@ -159,6 +172,7 @@ impl<'d> Scope<'d> {
             processes,
             vm_tables,
             process_tables,
+            nics,
             port_domains,
             edge_domains,
             chain_domains,
@@ -240,7 +254,7 @@ impl<'d> Scope<'d> {
         let cursor = &self.chains.cursors[chain.index()];
         let path = cursor.peek_references(&chain::PATH, &self.services.names);
         let mut entries = Vec::new();
-        if path.is_empty() {
+        if path.is_empty() && !cursor.is_empty_list(&chain::PATH) {
             return entries;
         }
         for service in path {
@@ -335,6 +349,23 @@ impl<'d> Scope<'d> {
             .filter(move |&position| self.port_domains[position].contains(&domain))
             .filter_map(|position| self.ports.names.name(position))
     }
+}
+
+/// Adds the NICs of every VM to the ports.
+fn gather_nics<'d>(vms: &Named<'d>, ports: &mut Named<'d>) -> Vec<NicPlace> {
+    let mut places = Vec::new();
+    for (vm, cursor) in (0..).map(VmId).zip(&vms.cursors) {
+        let nics = cursor.many(&vm::NIC);
+        let names = NameTable::gather(&nics, &mut NameSpace::new("NICs of the VM"));
+        for (position, nic) in nics.into_iter().enumerate() {
+            ports.names.push_joint(vms.names.name(vm.index()), names.name(position));
+            // The limits of the tables keep the count within 16 bits.
+            places
+                .push(NicPlace { vm, port: PortId(u16::try_from(ports.cursors.len()).unwrap_or(u16::MAX)) });
+            ports.cursors.push(nic);
+        }
+    }
+    places
 }
 
 fn owner_tables<'d>(owners: &Named<'d>, endpoint: &Key, domains: &Named<'d>) -> Vec<OwnerTables<'d>> {

@@ -4,29 +4,54 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use crate::access::{Access, Grant, KEYS, Pins};
+use crate::access::{ACCESS, Access, Grant, KEYS, Pins, belongs_to};
 use crate::cursor::{Cursor, quoted};
 use crate::domain::DOMAIN;
 use crate::endpoint::{CREDIT, Endpoint, LIMIT, QUOTA, RING_SLOTS, SERVICE};
 use crate::finding::Kind;
 use crate::form::{Form, Number};
-use crate::ids::{DomainId, EndpointId};
+use crate::ids::{DomainId, EndpointId, PortId, VmId};
 use crate::key::{Key, Presence, Table};
 use crate::names::NAME;
+use crate::nic;
 use crate::scope::{OwnerTables, Scope};
 
 const FILE_PATH: Form = Form::Text("the path of a file, relative to this one");
 const KERNEL: Key = Key {
     name: "kernel",
     form: FILE_PATH,
-    presence: Presence::Needed,
-    doc: "Linux kernel image, relative to the configuration file.",
+    presence: Presence::Optional,
+    doc: "Linux kernel image, relative to the configuration file. An untrusted VM may boot from its disk instead.",
 };
 const INITRAMFS: Key = Key {
     name: "initramfs",
     form: FILE_PATH,
-    presence: Presence::Needed,
-    doc: "Initramfs, relative to the configuration file.",
+    presence: Presence::Optional,
+    doc: "Initramfs, relative to the configuration file. An untrusted VM may do without.",
+};
+const DISK: Key = Key {
+    name: "disk",
+    form: FILE_PATH,
+    presence: Presence::Optional,
+    doc: "Raw image of its disk, relative to the configuration file, which it reads and writes; only with access \"untrusted\".",
+};
+const KERNEL_ARGS: Key = Key {
+    name: "kernel_args",
+    form: Form::Text("words for the kernel's command line"),
+    presence: Presence::Optional,
+    doc: "What its kernel is told besides; only with access \"untrusted\".",
+};
+const GUEST_MEMORY: Key = Key {
+    name: "guest_memory",
+    form: Form::Text("\"memfd\", \"hugetlb-memfd\" or the absolute path of a file"),
+    presence: Presence::Optional,
+    doc: "What its memory is made of: a sealed memfd (left out), the same of 2 MiB pages, or a file, which cannot be sealed; only with access \"untrusted\".",
+};
+const ACCEPT_UNSEALED: Key = Key {
+    name: "accept_unsealed_memory",
+    form: Form::Flag,
+    presence: Presence::Flag(false),
+    doc: "Whether its memory may be a file: whoever truncates it takes this VM's NICs down; only with access \"untrusted\".",
 };
 const VCPUS: Key = Key {
     name: "vcpus",
@@ -48,9 +73,15 @@ const QEMU_EXTRA: Key = Key {
 };
 pub(crate) const ENDPOINT: Key = Key {
     name: "endpoint",
-    form: Form::Tables { of: &ENDPOINT_TABLE, min: 1, max: 64 },
-    presence: Presence::Needed,
-    doc: "Its NFs.",
+    form: Form::Tables { of: &ENDPOINT_TABLE, min: 0, max: 64 },
+    presence: Presence::Empty,
+    doc: "Its NFs: at least one, none in an untrusted VM.",
+};
+pub(crate) const NIC: Key = Key {
+    name: "nic",
+    form: Form::Tables { of: &nic::TABLE, min: 0, max: 8 },
+    presence: Presence::Empty,
+    doc: "The network cards of an untrusted VM: at least one.",
 };
 pub(crate) const TABLE: Table = Table {
     header: "[[vm]]",
@@ -64,10 +95,16 @@ pub(crate) const TABLE: Table = Table {
         KEYS[3],
         &KERNEL,
         &INITRAMFS,
+        &DISK,
+        &KERNEL_ARGS,
+        &FILES,
+        &GUEST_MEMORY,
+        &ACCEPT_UNSEALED,
         &VCPUS,
         &MEMORY_MIB,
         &QEMU_EXTRA,
         &ENDPOINT,
+        &NIC,
     ],
 };
 
@@ -131,25 +168,50 @@ pub struct Vm {
     pub region_mib: Option<u32>,
     /// Its references, if it is an observer.
     pub pins: Option<Pins>,
-    /// Linux kernel image.
-    pub kernel: PathBuf,
-    /// Initramfs.
-    pub initramfs: PathBuf,
+    /// Linux kernel image; an untrusted VM may have none, and boots from its disk then.
+    pub kernel: Option<PathBuf>,
+    /// Initramfs; only an untrusted VM may have none.
+    pub initramfs: Option<PathBuf>,
+    /// Raw image of its disk.
+    pub disk: Option<PathBuf>,
+    /// What its kernel is told besides.
+    pub kernel_args: Option<String>,
+    /// Files that an untrusted VM needs in its initramfs; NFs have their own.
+    pub files: Vec<VmFile>,
+    /// What its memory is made of, if it is untrusted.
+    pub guest_memory: GuestMemory,
+    /// Whether its memory may be a file.
+    pub accept_unsealed_memory: bool,
     /// Virtual CPUs.
     pub vcpus: u16,
     /// Memory of its own.
     pub memory_mib: u32,
     /// Arguments added to its QEMU command line.
     pub qemu_extra: Vec<String>,
-    /// Its NFs; at least one.
+    /// Its NFs; at least one, none if it is untrusted.
     pub endpoints: Vec<VmEndpoint>,
+    /// Its network cards; at least one if it is untrusted, else none.
+    pub nics: Vec<PortId>,
+}
+
+/// What the memory of an untrusted VM is made of.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum GuestMemory {
+    /// A memfd that QEMU seals.
+    #[default]
+    Memfd,
+    /// The same of 2 MiB pages.
+    HugetlbMemfd,
+    /// A file, on hugetlbfs as a rule.
+    File(PathBuf),
 }
 
 impl Vm {
     /// `folder` is that of the configuration file; `first_endpoint` the id of its first endpoint.
     pub(crate) fn read(
         owner: &OwnerTables<'_>,
-        name: Option<&str>,
+        (id, name): (VmId, Option<&str>),
         scope: &Scope<'_>,
         first_endpoint: u16,
         folder: &Path,
@@ -157,8 +219,10 @@ impl Vm {
         let cursor = &owner.cursor;
         let domain = cursor.reference(&DOMAIN, &scope.domains.names).map(DomainId);
         let grant = Grant::read(cursor);
-        let kernel = cursor.text(&KERNEL).map(|path| folder.join(path));
-        let initramfs = cursor.text(&INITRAMFS).map(|path| folder.join(path));
+        let has_parts = check_parts(owner);
+        let boots = Boots::read(owner, folder);
+        let memory = read_memory(owner);
+        let nics = scope.nics.iter().filter(|nic| nic.vm == id).map(|nic| nic.port).collect();
         let vcpus = cursor.number_u16(&VCPUS);
         let memory_mib = cursor.number(&MEMORY_MIB);
         let qemu_extra = cursor.texts(&QEMU_EXTRA);
@@ -167,21 +231,153 @@ impl Vm {
             .zip(&owner.endpoints)
             .map(|(id, cursor)| VmEndpoint::read(cursor, EndpointId(id), owner, scope, folder))
             .collect();
-        let Grant { access, region_mib, pins } = grant?;
+        let Grant { access, region_mib, pins } = grant.filter(|_| has_parts)?;
+        let Boots { kernel, initramfs, disk, kernel_args, files } = boots?;
+        let (guest_memory, accept_unsealed_memory) = memory?;
         Some(Self {
             name: name?.to_owned(),
             domain: domain?,
             access,
             region_mib,
             pins,
-            kernel: kernel?,
-            initramfs: initramfs?,
+            kernel,
+            initramfs,
+            disk,
+            kernel_args,
+            files,
+            guest_memory,
+            accept_unsealed_memory,
             vcpus: vcpus?,
             memory_mib: memory_mib?,
             qemu_extra: qemu_extra?,
             endpoints: endpoints.into_iter().collect::<Option<_>>()?,
+            nics,
         })
     }
+}
+
+/// Whether it has what its access asks for: NFs, or network cards.
+fn check_parts(owner: &OwnerTables<'_>) -> bool {
+    let (cursor, Some(access)) = (&owner.cursor, owner.access) else { return false };
+    let is_untrusted = access == Access::Untrusted;
+    let (wanted, other) = if is_untrusted { (&NIC, &ENDPOINT) } else { (&ENDPOINT, &NIC) };
+    let Form::Tables { of, max, .. } = wanted.form else { unreachable!("both are lists of tables") };
+    let has_wanted = cursor.has(wanted);
+    if !has_wanted {
+        cursor.refuse(wanted, Kind::Value, format!("must be 1 to {max} tables {}", of.header), Vec::new());
+    }
+    if cursor.has(other) {
+        let rule = if is_untrusted {
+            format!(
+                "must be left out with {} = \"{access}\": nothing of the switch is mapped for NFs there",
+                ACCESS.name
+            )
+        } else {
+            format!("must come with {} = \"{}\": others get no network card", ACCESS.name, Access::Untrusted)
+        };
+        cursor.refuse(other, Kind::Conflict, rule, Vec::new());
+    }
+    has_wanted && !cursor.has(other)
+}
+
+/// What a VM boots.
+struct Boots {
+    kernel: Option<PathBuf>,
+    initramfs: Option<PathBuf>,
+    disk: Option<PathBuf>,
+    kernel_args: Option<String>,
+    files: Vec<VmFile>,
+}
+
+impl Boots {
+    fn read(owner: &OwnerTables<'_>, folder: &Path) -> Option<Self> {
+        let cursor = &owner.cursor;
+        let path = |key| optional_text(cursor, key).map(|path| path.map(|path| folder.join(path)));
+        let (kernel, initramfs, disk) = (path(&KERNEL), path(&INITRAMFS), path(&DISK));
+        let kernel_args = optional_text(cursor, &KERNEL_ARGS);
+        let files = read_files(cursor, folder);
+        let is_whole = Self::check(owner);
+        let boots = Self {
+            kernel: kernel?,
+            initramfs: initramfs?,
+            disk: disk?,
+            kernel_args: kernel_args?.map(str::to_owned),
+            files: files?,
+        };
+        is_whole.then_some(boots)
+    }
+
+    /// Whether the keys that are there make something that boots.
+    fn check(owner: &OwnerTables<'_>) -> bool {
+        let (cursor, Some(access)) = (&owner.cursor, owner.access) else { return false };
+        if access != Access::Untrusted {
+            let missing = [&KERNEL, &INITRAMFS].map(|key| {
+                let is_missing = !cursor.has(key);
+                if is_missing {
+                    cursor.refuse(key, Kind::Value, key.form.rule(), Vec::new());
+                }
+                is_missing
+            });
+            let foreign = [&DISK, &KERNEL_ARGS, &FILES]
+                .map(|key| !belongs_to(cursor, key, access, &[Access::Untrusted]));
+            return !missing.into_iter().chain(foreign).any(|wrong| wrong);
+        }
+        if cursor.has(&KERNEL) {
+            let lacks_initramfs = cursor.has(&FILES) && !cursor.has(&INITRAMFS);
+            if lacks_initramfs {
+                let rule = format!("must come with {}: they are put into it", INITRAMFS.name);
+                cursor.refuse(&FILES, Kind::Conflict, rule, Vec::new());
+            }
+            return !lacks_initramfs;
+        }
+        if !cursor.has(&DISK) {
+            let rule = format!("must be there, or {} to boot from", DISK.name);
+            cursor.refuse(&KERNEL, Kind::Conflict, rule, Vec::new());
+        }
+        let without = [&INITRAMFS, &KERNEL_ARGS, &FILES].map(|key| {
+            if cursor.has(key) {
+                let rule = format!("must come with {}: it is for that", KERNEL.name);
+                cursor.refuse(key, Kind::Conflict, rule, Vec::new());
+            }
+            cursor.has(key)
+        });
+        cursor.has(&DISK) && without == [false; 3]
+    }
+}
+
+/// What the memory of an untrusted VM is made of, and whether it may be a file.
+fn read_memory(owner: &OwnerTables<'_>) -> Option<(GuestMemory, bool)> {
+    let (cursor, access) = (&owner.cursor, owner.access?);
+    if access != Access::Untrusted {
+        let left_out = [&GUEST_MEMORY, &ACCEPT_UNSEALED]
+            .map(|key| belongs_to(cursor, key, access, &[Access::Untrusted]));
+        return (left_out == [true; 2]).then_some((GuestMemory::Memfd, false));
+    }
+    let accepts = cursor.flag(&ACCEPT_UNSEALED);
+    let memory = match optional_text(cursor, &GUEST_MEMORY)? {
+        None | Some("memfd") => GuestMemory::Memfd,
+        Some("hugetlb-memfd") => GuestMemory::HugetlbMemfd,
+        Some(path) if path.starts_with('/') && !path.ends_with('/') => GuestMemory::File(path.into()),
+        Some(found) => {
+            let near = quoted(crate::nearest::near_enough(found, ["memfd", "hugetlb-memfd"]));
+            cursor.refuse(&GUEST_MEMORY, Kind::Value, GUEST_MEMORY.form.rule(), near);
+            return None;
+        }
+    };
+    if matches!(memory, GuestMemory::File(_)) && accepts == Some(false) {
+        let rule = format!(
+            "must come with {} = true: a file cannot be sealed, and whoever truncates it takes this VM's NICs down",
+            ACCEPT_UNSEALED.name
+        );
+        cursor.refuse(&GUEST_MEMORY, Kind::Conflict, rule, quoted(["memfd", "hugetlb-memfd"]));
+        return None;
+    }
+    Some((memory, accepts?))
+}
+
+/// `Some(None)`: it is left out. `None`: there is a finding.
+fn optional_text<'d>(cursor: &Cursor<'d>, key: &Key) -> Option<Option<&'d str>> {
+    if cursor.has(key) { cursor.text(key).map(Some) } else { Some(None) }
 }
 
 impl VmEndpoint {

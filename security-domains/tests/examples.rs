@@ -27,7 +27,7 @@ fn every_example_loads_without_findings() {
             }
         }
     }
-    assert_eq!(count, 4);
+    assert_eq!(count, 5);
 }
 
 #[test]
@@ -72,7 +72,7 @@ fn tenants_share_nothing() {
 #[test]
 fn paths_count_from_the_folder_of_the_file() {
     let config = loaded("demo.toml");
-    assert_eq!(config.vms[0].kernel, example("").join("../../images/out/vmlinuz"));
+    assert_eq!(config.vms[0].kernel, Some(example("").join("../../images/out/vmlinuz")));
     let file = &config.vms[0].endpoints[0].files[0];
     assert_eq!(file.guest_path, "/etc/netvm/rules.toml");
     assert_eq!(file.host_path, example("firewall-rules.toml"));
@@ -96,4 +96,18 @@ fn bytes_that_are_no_text_are_found_where_they_stand() {
         findings.to_string().ends_with("bytes.toml:2:9: text must be UTF-8, got byte 0xff"),
         "{findings}"
     );
+}
+
+#[test]
+fn the_nic_of_an_untrusted_vm_is_a_port_of_its_domain() {
+    let config = loaded("untrusted.toml");
+    let (id, port) = config.port_named("web0.eth0").unwrap();
+    let (_, vm) = config.vm_named("web0").unwrap();
+    assert_eq!((&vm.nics[..], vm.endpoints.len()), (&[id][..], 0));
+    let nic = port.nic().unwrap();
+    assert_eq!((port.domains.as_slice(), nic.queue_pairs, port.mtu_bytes), (&[DomainId(0)][..], 1, 1500));
+    assert_eq!(nic.mac.0[0], 2, "of those that nobody administers, and no group's");
+    assert_eq!(config.chain_named("in").unwrap().1.egress, id);
+    let term = &config.needs()[0].ports[1];
+    assert_eq!((term.port.as_str(), term.buffers), ("web0.eth0", security_domains::NIC_BUFFERS));
 }

@@ -214,7 +214,7 @@ fn image_programs(image: &Path) -> Check {
 fn accelerator(image: &Path) -> Check {
     const FIX: &str = "enable VT-x or AMD-V in the firmware (in a VM: nested virtualisation of its host) and give \
                        this user /dev/kvm; with TCG everything works, more slowly";
-    let choice = match Trial::of_netvm(image.join(KERNEL), image.join(INITRAMFS)) {
+    let choice = match Trial::of_netvm(Some((image.join(KERNEL), image.join(INITRAMFS)))) {
         Ok(trial) => trial.run(),
         Err(error) => return Check::warn("kvm", format!("cannot be tried: {error}"), FIX),
     };

@@ -27,8 +27,9 @@ pub fn options(plan: &Plan, free_hugepages: Option<u64>) -> EalOptions {
     let pci_devices: Vec<String> = plan
         .ports
         .iter()
-        .filter(|port| matches!(Device::parse(&port.devargs), Device::Pci { .. }))
-        .map(|port| port.devargs.clone())
+        .filter_map(PortSpec::devargs)
+        .filter(|devargs| matches!(Device::parse(devargs), Device::Pci { .. }))
+        .map(str::to_owned)
         .collect();
     if let Some(free) = free_hugepages.filter(|_| !hugepages) {
         let consequence =
@@ -54,7 +55,10 @@ pub fn memory_mib(plan: &Plan) -> u64 {
     let headers_mib = (buffers * BYTES_PER_BUFFER).div_ceil(1 << 20);
     let private_bytes: u64 = plan.ports.iter().filter(|port| port.domains.len() > 1).map(private_bytes).sum();
     let private_mib = (private_bytes * plan.lcores.len() as u64).div_ceil(1 << 20);
-    let wanted = BASE_MIB + headers_mib + private_mib + PORT_MIB * plan.ports.len() as u64;
+    let wanted = BASE_MIB
+        + headers_mib
+        + private_mib
+        + PORT_MIB * plan.ports.iter().filter_map(PortSpec::devargs).count() as u64;
     wanted.next_multiple_of(MIB_PER_HUGEPAGE)
 }
 

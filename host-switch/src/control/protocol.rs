@@ -13,6 +13,10 @@
 //! The answer to a VM may have `"uid":1900000000`, the user that QEMU is to change to (`-runas`). `qmp` comes before
 //! `pid`; from `pid` on the guest is served. `accelerator` is optional, for people. `with_launcher` is optional: the
 //! switch kills QEMU when this connection ends before it.
+//!
+//! The answer to an untrusted VM has sizes of 0 and comes without memory, and `qmp` is refused: what the switch needs
+//! of such a VM is its process. Its NICs connect to sockets of their own. When the switch has gone and come, the
+//! launcher says `hello` and `pid` again.
 
 use serde::{Deserialize, Serialize};
 
@@ -154,6 +158,20 @@ pub struct Granted {
     /// The user that QEMU is to change to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub uid: Option<u32>,
+}
+
+impl Granted {
+    /// What an untrusted VM gets: a user for its QEMU, and no memory.
+    #[must_use]
+    pub fn nothing(uid: Option<u32>) -> Self {
+        Self { control_bytes: 0, region_bytes: 0, read_only: false, uid }
+    }
+
+    /// Whether no memory comes with it.
+    #[must_use]
+    pub fn is_nothing(&self) -> bool {
+        self.control_bytes == 0 && self.region_bytes == 0
+    }
 }
 
 /// The answer of the switch.

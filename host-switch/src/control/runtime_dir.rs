@@ -6,6 +6,7 @@
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
@@ -79,6 +80,7 @@ pub enum RuntimeDirError {
 #[derive(Debug)]
 pub struct RuntimeDir {
     path: PathBuf,
+    nics: NicSockets,
     /// Held for the flock.
     _lock: Lock,
 }
@@ -98,8 +100,10 @@ impl RuntimeDir {
             Ok(lock) => lock,
             Err(pid) => return Err(RuntimeDirError::AlreadyRuns { name: name.to_owned(), pid }),
         };
-        let claimed = Self { path, _lock: lock };
+        let nics = NicSockets::of_switch(root, name);
+        let claimed = Self { path, nics, _lock: lock };
         claimed.remove_memory();
+        claimed.nics.remove().map_err(at(&claimed.nics.folder))?;
         claimed.remove_files().map_err(at(&claimed.path))?;
         Ok(claimed)
     }
@@ -120,6 +124,12 @@ impl RuntimeDir {
     #[must_use]
     pub fn ledger(&self) -> PathBuf {
         self.path.join(LEDGER)
+    }
+
+    /// Where the NICs of untrusted VMs connect.
+    #[must_use]
+    pub fn nics(&self) -> &NicSockets {
+        &self.nics
     }
 
     /// Writes down a file that this switch has made elsewhere, so that the next one removes it should this one
@@ -161,8 +171,78 @@ impl RuntimeDir {
     }
 }
 
+/// Where the NICs of untrusted VMs connect to a switch.
+///
+/// A folder of its own beside the runtime directory, which only its owner may enter: QEMU connects as the user of
+/// its VM, again whenever the switch was gone. That user can enter this folder, list nothing in it, and connect to
+/// the sockets that are its own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NicSockets {
+    folder: PathBuf,
+}
+
+impl NicSockets {
+    /// Those of the switch of this name.
+    #[must_use]
+    pub fn of_switch(root: &Path, name: &str) -> Self {
+        // No switch is called so: names have no dots.
+        Self { folder: root.join(format!("{name}.nics")) }
+    }
+
+    /// The socket of the NIC that is called so, `vm.nic`.
+    #[must_use]
+    pub fn path(&self, port: &str) -> PathBuf {
+        self.folder.join(format!("{port}.sock"))
+    }
+
+    /// Listens for a NIC, whose QEMU runs as `uid`, or as our own user.
+    ///
+    /// # Errors
+    /// If the folder or the socket cannot be made.
+    pub fn listen(&self, port: &str, uid: Option<u32>) -> Result<UnixListener, RuntimeDirError> {
+        make_dir(&self.folder, 0o711)?;
+        check_owner(&self.folder)?;
+        fs::set_permissions(&self.folder, fs::Permissions::from_mode(0o711)).map_err(at(&self.folder))?;
+        let path = self.path(port);
+        let listener = UnixListener::bind(&path).map_err(at(&path))?;
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).map_err(at(&path))?;
+        if let Some(uid) = uid {
+            self.give(port, uid)?;
+        }
+        Ok(listener)
+    }
+
+    /// Lets this user connect to the socket of a NIC, and nobody else but root.
+    ///
+    /// # Errors
+    /// If the socket cannot be given away.
+    pub fn give(&self, port: &str, uid: u32) -> Result<(), RuntimeDirError> {
+        let path = self.path(port);
+        std::os::unix::fs::lchown(&path, Some(uid), Some(uid)).map_err(at(&path))
+    }
+
+    /// Removes the sockets and their folder, if they are there.
+    fn remove(&self) -> io::Result<()> {
+        let entries = match fs::read_dir(&self.folder) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            entries => entries?,
+        };
+        for entry in entries {
+            let path = entry?.path();
+            // Nothing else is ever made there.
+            if path.extension().is_some_and(|ending| ending == "sock") {
+                fs::remove_file(path)?;
+            }
+        }
+        fs::remove_dir(&self.folder)
+    }
+}
+
 impl Drop for RuntimeDir {
     fn drop(&mut self) {
+        if let Err(error) = self.nics.remove() {
+            log::warn!("{} stays behind: {error}; the next switch cleans it", self.nics.folder.display());
+        }
         // The lock goes last: until then nobody else can be between its own files and our removal.
         let removed = self
             .remove_files()
@@ -301,6 +381,20 @@ fn holder_of(file: &mut File) -> String {
 /// Whether everything in a directory may be removed: it is a real one of this user, and holds nothing that a
 /// switch and its VMs do not leave behind.
 fn check_ours(path: &Path) -> Result<(), RuntimeDirError> {
+    check_owner(path)?;
+    let not_ours = |what: String| Err(RuntimeDirError::NotOurs { path: path.to_owned(), what });
+    for entry in fs::read_dir(path).map_err(at(path))? {
+        let name = entry.map_err(at(path))?.file_name();
+        let is_known = name.to_str().is_some_and(|name| FILES.contains(&name) || name.ends_with(".log"));
+        if !is_known {
+            return not_ours(format!("holds {}", Path::new(&name).display()));
+        }
+    }
+    Ok(())
+}
+
+/// Whether a path is a real directory of this user.
+fn check_owner(path: &Path) -> Result<(), RuntimeDirError> {
     let not_ours = |what: String| Err(RuntimeDirError::NotOurs { path: path.to_owned(), what });
     let about = fs::symlink_metadata(path).map_err(at(path))?;
     if !about.is_dir() {
@@ -308,13 +402,6 @@ fn check_ours(path: &Path) -> Result<(), RuntimeDirError> {
     }
     if about.uid() != rustix::process::geteuid().as_raw() {
         return not_ours(format!("belongs to user {}", about.uid()));
-    }
-    for entry in fs::read_dir(path).map_err(at(path))? {
-        let name = entry.map_err(at(path))?.file_name();
-        let is_known = name.to_str().is_some_and(|name| FILES.contains(&name) || name.ends_with(".log"));
-        if !is_known {
-            return not_ours(format!("holds {}", Path::new(&name).display()));
-        }
     }
     Ok(())
 }
@@ -385,6 +472,30 @@ mod tests {
         let text = RuntimeDir::claim(&root, "blue").unwrap_err().to_string();
         assert!(text.contains("blue is not a directory"), "{text}");
         assert!(root.join("elsewhere/fw0.serial.log").exists());
+        fs::remove_dir_all(&root).unwrap();
+    }
+
+    #[test]
+    fn the_socket_of_a_nic_is_its_own_users_and_goes_with_the_switch() {
+        let root = root("nics");
+        let claimed = RuntimeDir::claim(&root, "blue").unwrap();
+        let _listener = claimed.nics().listen("web0.eth0", None).unwrap();
+        let socket = NicSockets::of_switch(&root, "blue").path("web0.eth0");
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!((mode(&socket), mode(socket.parent().unwrap())), (0o600, 0o711));
+        drop(claimed);
+        assert!(!root.join("blue.nics").exists());
+        fs::remove_dir_all(&root).unwrap();
+    }
+
+    #[test]
+    fn a_claim_removes_the_sockets_of_nics_that_a_killed_switch_left() {
+        let root = root("stale-nics");
+        fs::create_dir_all(root.join("blue.nics")).unwrap();
+        fs::write(root.join("blue.nics/web0.eth0.sock"), "").unwrap();
+        let claimed = RuntimeDir::claim(&root, "blue").unwrap();
+        claimed.nics().listen("web0.eth0", None).unwrap();
+        drop(claimed);
         fs::remove_dir_all(&root).unwrap();
     }
 

@@ -157,18 +157,19 @@ fn wait(stop: &Stop) -> String {
 
 /// Checks the CPU of every lcore and the device of every port, then takes the devices.
 fn claim_ports(plan: &Plan, claims: &Path) -> Result<Vec<PortClaim>, SwitchError> {
-    let devices: Vec<_> = plan.ports.iter().map(|port| (port, Device::parse(&port.devargs))).collect();
+    let devices = plan.ports.iter().filter_map(|port| Some((port, port.devargs()?)));
+    let devices: Vec<_> = devices.map(|(port, devargs)| (port, devargs, Device::parse(devargs))).collect();
     let allowed = rustix::thread::sched_getaffinity(None)
         .map_err(|error| io_error("ask for the CPUs of this process")(error.into()))?;
     let cpus = plan.lcores.iter().filter_map(|lcore| preflight::check_cpu(lcore.cpu?, &allowed).err());
     let wrong: Vec<PreflightError> =
-        cpus.chain(devices.iter().filter_map(|(port, device)| device.check(&port.name).err())).collect();
+        cpus.chain(devices.iter().filter_map(|(port, _, device)| device.check(&port.name).err())).collect();
     if !wrong.is_empty() {
         return Err(SwitchError::Preflight(wrong));
     }
-    let claims = devices.iter().filter_map(|(port, device)| {
+    let claims = devices.iter().filter_map(|(_, devargs, device)| {
         let identity = device.identity()?;
-        Some(PortClaim::take(claims, &identity, &port.devargs))
+        Some(PortClaim::take(claims, &identity, devargs))
     });
     Ok(claims.collect::<Result<_, _>>()?)
 }

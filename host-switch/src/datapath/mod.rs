@@ -81,7 +81,9 @@ pub use counters::{
 pub use error::DatapathError;
 pub use idle::Idle;
 pub use message::{Event, QueuePairHandle, Released};
-pub use spec::{DatapathSpec, DomainSpec, EndpointDatapathSpec, LcoreSpec, PortPool, PortSpec};
+pub use spec::{
+    DatapathSpec, DomainSpec, EndpointDatapathSpec, LcoreSpec, NicSpec, PortDevice, PortPool, PortSpec,
+};
 pub use violations::ViolationCounts;
 
 use lcore::Lcore;

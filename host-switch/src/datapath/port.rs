@@ -42,10 +42,11 @@ impl<'s> Opening<'s> {
         eal: &'s Eal,
         serial: u32,
         spec: PortSpec,
+        devargs: &str,
         memories: &[Arc<ExternalMemory>],
         weights: &[u16],
     ) -> Result<Self, DpdkError> {
-        let mut port = Port::probe(eal, &spec.devargs)?;
+        let mut port = Port::probe(eal, devargs)?;
         for domain in &spec.domains {
             port.dma_map(&memories[domain.index()])?;
         }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use security_domains::Withheld;
 use shm_ring::area::RegionGeometry;
 use switch_core::forwarding::Forwarding;
 use switch_core::ids::{DomainId, EndpointId, LcoreId, PortId};
@@ -62,8 +63,8 @@ pub struct PortSpec {
     pub id: PortId,
     /// Its name in the config.
     pub name: String,
-    /// A vdev with arguments, or a PCI address.
-    pub devargs: String,
+    /// What is behind it.
+    pub device: PortDevice,
     /// The domain whose region its frames land in. Several share it: then frames land in a host-private pool,
     /// are sorted there, and what belongs to none of them goes to the first.
     pub domains: Vec<DomainId>,
@@ -78,6 +79,52 @@ pub struct PortSpec {
     pub paced: Option<Vec<EndpointId>>,
     /// Where its frames land.
     pub pool: PortPool,
+}
+
+/// What is behind a port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PortDevice {
+    /// A device of DPDK: a vdev with arguments, or a PCI address.
+    Dpdk(String),
+    /// The NIC of an untrusted VM.
+    Nic(NicSpec),
+}
+
+/// The NIC of an untrusted VM.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NicSpec {
+    /// The VM.
+    pub vm: String,
+    /// Its address.
+    pub mac: [u8; 6],
+    /// Queue pairs that it offers.
+    pub queue_pairs: u16,
+    /// Whether the guest may leave checksums to us.
+    pub offloads: bool,
+    /// Features that it does not offer.
+    pub withhold: Vec<Withheld>,
+    /// Whether the memory of the VM need not be sealed.
+    pub accept_unsealed: bool,
+}
+
+impl PortSpec {
+    /// The device of DPDK behind it.
+    #[must_use]
+    pub fn devargs(&self) -> Option<&str> {
+        match &self.device {
+            PortDevice::Dpdk(devargs) => Some(devargs),
+            PortDevice::Nic(_) => None,
+        }
+    }
+
+    /// The NIC behind it.
+    #[must_use]
+    pub fn nic(&self) -> Option<&NicSpec> {
+        match &self.device {
+            PortDevice::Dpdk(_) => None,
+            PortDevice::Nic(nic) => Some(nic),
+        }
+    }
 }
 
 /// Where the frames of a port land.

@@ -70,7 +70,8 @@ impl Datapath {
         for port in ports {
             let name = port.name.clone();
             let named = |source| DatapathError::Port { port: name.clone(), source };
-            let opening = Opening::probe(eal, serial, port, &memories, &weights).map_err(named)?;
+            let Some(devargs) = port.devargs().map(str::to_owned) else { continue };
+            let opening = Opening::probe(eal, serial, port, &devargs, &memories, &weights).map_err(named)?;
             opening.check_queues(parts.len())?;
             running.push(opening.start(&mut parts).map_err(named)?);
         }

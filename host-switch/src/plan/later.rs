@@ -8,7 +8,8 @@ use super::PlanError;
 pub(super) fn refuse(config: &Config) -> Result<(), PlanError> {
     let vms = config.vms.iter().map(|vm| ("vm", &vm.name, vm.access));
     let processes = config.processes.iter().map(|process| ("process", &process.name, process.access));
-    match vms.chain(processes).find(|&(.., access)| access == Access::Observer) {
+    let is_later = |access| matches!(access, Access::Observer | Access::Untrusted);
+    match vms.chain(processes).find(|&(.., access)| is_later(access)) {
         Some((kind, name, access)) => {
             not_built(format!("{kind}[{name}].access"), &format!("access \"{access}\""))
         }

@@ -1,16 +1,16 @@
 //! What the datapath gets to know of each port.
 
-use security_domains::{Config, Port};
+use security_domains::{Config, Device, Port};
 use switch_core::forwarding::Forwarding;
 use switch_core::ids::{EndpointId, PortId};
 
-use crate::datapath::{PortPool, PortSpec};
+use crate::datapath::{NicSpec, PortDevice, PortPool, PortSpec};
 
 pub(super) fn ports(config: &Config, forwarding: &Forwarding) -> Vec<PortSpec> {
     let plan = |(id, port): (u16, &Port)| PortSpec {
         id: PortId(id),
         name: port.name.clone(),
-        devargs: port.device.clone(),
+        device: device(config, port),
         domains: forwarding.domains_of(PortId(id)).to_vec(),
         mtu_bytes: port.mtu_bytes,
         rx_slots: port.rx_slots,
@@ -19,6 +19,23 @@ pub(super) fn ports(config: &Config, forwarding: &Forwarding) -> Vec<PortSpec> {
         pool: PortPool::ByDriver,
     };
     (0..).zip(&config.ports).map(plan).collect()
+}
+
+fn device(config: &Config, port: &Port) -> PortDevice {
+    match &port.device {
+        Device::Dpdk(devargs) => PortDevice::Dpdk(devargs.clone()),
+        Device::Nic(nic) => {
+            let vm = &config.vms[nic.vm.index()];
+            PortDevice::Nic(NicSpec {
+                vm: vm.name.clone(),
+                mac: nic.mac.0,
+                queue_pairs: nic.queue_pairs,
+                offloads: nic.offloads,
+                withhold: nic.withhold.clone(),
+                accept_unsealed: vm.accept_unsealed_memory,
+            })
+        }
+    }
 }
 
 /// All endpoints that a packet of this port may meet on its chain.

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use super::boot_watch::{BootNews, BootWatch};
-use super::command::{Initramfs, QEMU, VmLaunch};
+use super::command::{GuestRam, Initramfs, QEMU, VmLaunch};
 use super::kvm_loop::RESULT_PREFIX;
 use super::launch::launch;
 
@@ -70,10 +70,8 @@ pub struct Trial {
     pub loop_command: Vec<OsString>,
     /// QEMU.
     pub qemu: PathBuf,
-    /// Kernel of the guest image.
-    pub kernel: PathBuf,
-    /// Initramfs of the guest image.
-    pub initramfs: PathBuf,
+    /// Kernel and initramfs of the guest image; none: a guest is to run that is not ours, and the loop decides.
+    pub image: Option<(PathBuf, PathBuf)>,
 }
 
 impl Trial {
@@ -81,9 +79,9 @@ impl Trial {
     ///
     /// # Errors
     /// If this program does not know its own path.
-    pub fn of_netvm(kernel: PathBuf, initramfs: PathBuf) -> io::Result<Self> {
+    pub fn of_netvm(image: Option<(PathBuf, PathBuf)>) -> io::Result<Self> {
         let loop_command = vec![std::env::current_exe()?.into(), "kvm-loop".into()];
-        Ok(Self { device: "/dev/kvm".into(), loop_command, qemu: QEMU.into(), kernel, initramfs })
+        Ok(Self { device: "/dev/kvm".into(), loop_command, qemu: QEMU.into(), image })
     }
 
     /// Tries KVM, in at most a quarter of a minute.
@@ -103,7 +101,11 @@ impl Trial {
             let why = format!("a loop took {} ms, at most {limit} ms are expected", loop_us / 1000);
             return cannot_boot(&why, Some(loop_us));
         }
-        match self.boot() {
+        let Some(image) = &self.image else {
+            let reason = format!("a loop took {loop_us} µs");
+            return Choice { accelerator: Accelerator::Kvm, reason, loop_us: Some(loop_us), boot_ms: None };
+        };
+        match self.boot(image) {
             Ok(elapsed) => Choice {
                 accelerator: Accelerator::Kvm,
                 reason: format!("boots the guest image in {} ms", elapsed.as_millis()),
@@ -137,26 +139,33 @@ impl Trial {
     }
 
     /// How long the guest image takes to boot under KVM.
-    fn boot(&self) -> Result<Duration, String> {
+    fn boot(&self, image: &(PathBuf, PathBuf)) -> Result<Duration, String> {
         let folder = std::env::temp_dir().join(format!("netvm-kvm-trial-{}", std::process::id()));
         std::fs::create_dir_all(&folder).map_err(|error| format!("no room for a log: {error}"))?;
-        let booted = self.boot_with_log(&folder.join("serial.log"));
+        let booted = self.boot_with_log(image, &folder.join("serial.log"));
         // A leftover log in the temporary folder harms nobody.
         _ = std::fs::remove_dir_all(&folder);
         booted
     }
 
-    fn boot_with_log(&self, log: &Path) -> Result<Duration, String> {
+    fn boot_with_log(
+        &self,
+        (kernel, initramfs): &(PathBuf, PathBuf),
+        log: &Path,
+    ) -> Result<Duration, String> {
         let vm = VmLaunch {
             name: "kvm-trial".to_owned(),
             qemu: self.qemu.clone(),
-            kernel: self.kernel.clone(),
-            initramfs: Initramfs::File(self.initramfs.clone()),
+            kernel: Some(kernel.clone()),
+            initramfs: Some(Initramfs::File(initramfs.clone())),
             kernel_args: images::kernel_args::kernel_args(),
             vcpus: 1,
             memory_mib: 256,
+            ram: GuestRam::Private,
             accelerator: Accelerator::Kvm,
             areas: Vec::new(),
+            nics: Vec::new(),
+            disk: None,
             monitors: Vec::new(),
             serial_log: log.to_owned(),
             console: None,
@@ -219,6 +228,10 @@ pub fn choose(trial: &Trial, folder: &Path) -> Choice {
         return choice;
     }
     let choice = trial.run();
+    if trial.image.is_none() {
+        // Half a trial; the next VM with our image makes a whole one.
+        return choice;
+    }
     if let Err(error) = remember(&file, &choice) {
         log::warn!("the choice of the accelerator is not remembered, {}: {error}", file.display());
     }
@@ -255,9 +268,16 @@ mod tests {
             device: "/dev/null".into(),
             loop_command: ["sh", "-c", script].map(OsString::from).to_vec(),
             qemu: "/nonexistent/qemu".into(),
-            kernel: "/dev/null".into(),
-            initramfs: "/dev/null".into(),
+            image: Some(("/dev/null".into(), "/dev/null".into())),
         }
+    }
+
+    #[test]
+    fn without_an_image_of_ours_the_loop_decides_and_nothing_is_remembered() {
+        let folder = tempfile::tempdir().unwrap();
+        let choice = choose(&Trial { image: None, ..trial("echo kvm-loop-us=70") }, folder.path());
+        assert_eq!(choice.accelerator, Accelerator::Kvm);
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
     }
 
     #[test]

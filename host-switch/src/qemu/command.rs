@@ -7,7 +7,7 @@ use rustix::fs::{OFlags, fcntl_getfl, fstat};
 
 use super::accel::Accelerator;
 use super::extra;
-use super::options::{CommandLine, QemuOption, Section};
+use super::options::{CommandLine, QemuOption, Section, escaped};
 
 /// The program that is started unless another is named.
 pub const QEMU: &str = "qemu-system-x86_64";
@@ -36,6 +36,39 @@ pub enum Initramfs {
     Memory(OwnedFd),
 }
 
+/// What the guest's own memory is made of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum GuestRam {
+    /// Memory that QEMU shares with nobody.
+    Private,
+    /// A sealed memfd, which QEMU shows to the back ends of NICs.
+    Memfd {
+        /// Of 2 MiB pages.
+        hugetlb: bool,
+    },
+    /// A file, which QEMU shows to the back ends of NICs and cannot seal.
+    File(PathBuf),
+}
+
+/// A virtio network card whose back end is the switch (`vhost-user`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NicDevice {
+    /// Its name within the VM, and part of its ids.
+    pub name: String,
+    /// Where the switch listens for it; QEMU connects again when the switch has gone and come.
+    pub socket: PathBuf,
+    /// Its address.
+    pub mac: String,
+    /// Queue pairs.
+    pub queue_pairs: u16,
+    /// Slots of each queue in which the guest receives.
+    pub rx_slots: u16,
+    /// Slots of each queue by which it sends.
+    pub tx_slots: u16,
+    /// Largest IP packet.
+    pub mtu_bytes: u16,
+}
+
 /// One VM to start.
 #[derive(Debug)]
 pub struct VmLaunch {
@@ -43,20 +76,26 @@ pub struct VmLaunch {
     pub name: String,
     /// The program, [`QEMU`] as a rule.
     pub qemu: PathBuf,
-    /// A Linux kernel (bzImage).
-    pub kernel: PathBuf,
+    /// A Linux kernel (bzImage); none: it boots from its disk.
+    pub kernel: Option<PathBuf>,
     /// Its initramfs.
-    pub initramfs: Initramfs,
+    pub initramfs: Option<Initramfs>,
     /// The kernel's command line.
     pub kernel_args: String,
     /// Virtual CPUs.
     pub vcpus: u16,
     /// Memory of its own.
     pub memory_mib: u32,
+    /// What that is made of.
+    pub ram: GuestRam,
     /// How its instructions are run.
     pub accelerator: Accelerator,
-    /// Control area and region.
+    /// Control area and region; none for an untrusted VM.
     pub areas: Vec<SharedArea>,
+    /// Network cards; only an untrusted VM has some.
+    pub nics: Vec<NicDevice>,
+    /// A raw image.
+    pub disk: Option<PathBuf>,
     /// QEMU's ends of QMP sockets, one for each party that watches or commands it.
     pub monitors: Vec<OwnedFd>,
     /// Where the guest's serial console is written to.
@@ -112,6 +151,14 @@ pub enum CommandError {
         /// Why.
         source: std::io::Error,
     },
+    /// The disk is missing, or cannot be written.
+    #[error("cannot use the disk {path}: {source}")]
+    Disk {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
     /// An option of the operator's.
     #[error(transparent)]
     Extra(#[from] extra::ExtraError),
@@ -124,9 +171,15 @@ impl VmLaunch {
     /// The first thing found.
     pub fn check(&self) -> Result<(), CommandError> {
         extra::check(&self.extra)?;
-        readable(&self.kernel)?;
-        if let Initramfs::File(path) = &self.initramfs {
+        if let Some(path) = &self.kernel {
             readable(path)?;
+        }
+        if let Some(Initramfs::File(path)) = &self.initramfs {
+            readable(path)?;
+        }
+        if let Some(path) = &self.disk {
+            let open = std::fs::File::options().read(true).write(true).open(path);
+            open.map_err(|source| CommandError::Disk { path: path.clone(), source })?;
         }
         self.areas.iter().try_for_each(SharedArea::check)
     }
@@ -135,16 +188,19 @@ impl VmLaunch {
     #[must_use]
     pub fn command(&self) -> CommandLine {
         let mut options = self.machine();
-        let initramfs = match &self.initramfs {
-            Initramfs::File(path) => text(path),
-            Initramfs::Memory(fd) => fd_path(fd),
-        };
-        options.extend([
-            plain("kernel", text(&self.kernel)),
-            plain("initrd", initramfs),
-            plain("append", self.kernel_args.clone()),
-        ]);
+        if let Some(kernel) = &self.kernel {
+            options.push(plain("kernel", text(kernel)));
+            options.extend(self.initramfs.as_ref().map(|initramfs| plain("initrd", initramfs.path())));
+            options.push(plain("append", self.kernel_args.clone()));
+        }
         options.extend(self.areas.iter().flat_map(SharedArea::options));
+        options.extend(self.nics.iter().flat_map(|nic| nic.options(self.accelerator)));
+        if let Some(disk) = &self.disk {
+            let drive = format!("if=none,id=netvm-disk,format=raw,file={}", escaped(&text(disk)));
+            let settings = vec![("drive", "netvm-disk".to_owned())];
+            options.push(plain("drive", drive));
+            options.push(section("device", "driver", "virtio-blk-pci", "netvm-disk-device", settings));
+        }
         for (index, monitor) in self.monitors.iter().enumerate() {
             let fd = monitor.as_raw_fd().to_string();
             let [socket, control] = [format!("netvm-qmp{index}-socket"), format!("netvm-qmp{index}")];
@@ -168,28 +224,61 @@ impl VmLaunch {
         let elevate = if self.run_as.is_some() { "allow" } else { "deny" };
         let sandbox = format!("on,obsolete=deny,elevateprivileges={elevate},spawn=deny,resourcecontrol=deny");
         // No `-no-reboot`: a guest that resets itself is served again, and its RESET event is proof.
+        let (machine, ram) = self.ram();
         let mut options = vec![
             plain("name", self.name.clone()),
             QemuOption::Plain("nodefaults", None),
             QemuOption::Plain("no-user-config", None),
             plain("display", "none".to_owned()),
             plain("sandbox", sandbox),
-            plain("machine", "pc".to_owned()),
+            plain("machine", machine),
             plain("accel", accel.to_owned()),
             plain("cpu", cpu.to_owned()),
             plain("smp", self.vcpus.to_string()),
             plain("m", format!("{}M", self.memory_mib)),
         ];
+        options.extend(ram);
         options.extend(self.run_as.clone().map(|user| plain("runas", user)));
         options
+    }
+
+    /// The machine, and the object that its memory is, unless that is QEMU's own.
+    fn ram(&self) -> (String, Option<QemuOption>) {
+        // The switch maps it, so it is shared. A memfd is sealed by QEMU (`seal` is on unless it is switched off).
+        let mut settings = vec![("size", format!("{}M", self.memory_mib)), ("share", "on".to_owned())];
+        let kind = match &self.ram {
+            GuestRam::Private => return ("pc".to_owned(), None),
+            GuestRam::Memfd { hugetlb } => {
+                if *hugetlb {
+                    settings.extend([("hugetlb", "on".to_owned()), ("hugetlbsize", "2M".to_owned())]);
+                }
+                settings.push(("seal", "on".to_owned()));
+                "memory-backend-memfd"
+            }
+            GuestRam::File(path) => {
+                settings.push(("mem-path", text(path)));
+                "memory-backend-file"
+            }
+        };
+        let ram = section("object", "qom-type", kind, "netvm-ram", settings);
+        ("pc,memory-backend=netvm-ram".to_owned(), Some(ram))
+    }
+
+    /// How long a file may become that QEMU writes: its disk, the memory of the guest, or `least_bytes`.
+    #[must_use]
+    pub fn file_bytes_max(&self, least_bytes: u64) -> u64 {
+        let disk_bytes =
+            self.disk.as_ref().and_then(|disk| std::fs::metadata(disk).ok()).map_or(0, |disk| disk.len());
+        let ram_bytes = if self.ram == GuestRam::Private { 0 } else { u64::from(self.memory_mib) << 20 };
+        least_bytes.max(disk_bytes).max(ram_bytes)
     }
 
     /// Every descriptor that QEMU needs.
     #[must_use]
     pub fn inherited(&self) -> Vec<&OwnedFd> {
         let initramfs = match &self.initramfs {
-            Initramfs::File(_) => None,
-            Initramfs::Memory(fd) => Some(fd),
+            None | Some(Initramfs::File(_)) => None,
+            Some(Initramfs::Memory(fd)) => Some(fd),
         };
         self.areas
             .iter()
@@ -198,6 +287,48 @@ impl VmLaunch {
             .chain(initramfs)
             .chain(&self.console)
             .collect()
+    }
+}
+
+impl Initramfs {
+    fn path(&self) -> String {
+        match self {
+            Self::File(path) => text(path),
+            Self::Memory(fd) => fd_path(fd),
+        }
+    }
+}
+
+impl NicDevice {
+    fn options(&self, accelerator: Accelerator) -> [QemuOption; 3] {
+        let [socket, backend, device] =
+            ["-socket", "", "-device"].map(|part| format!("netvm-{}{part}", self.name));
+        let (path, queues) = (text(&self.socket), self.queue_pairs.to_string());
+        // Of each pair two, besides those for configuration and control. Under TCG, QEMU 7.2 crashes with MSI-X
+        // interrupts of a vhost-user NIC when the guest's driver starts.
+        let vectors = match accelerator {
+            Accelerator::Kvm => 2 * self.queue_pairs + 2,
+            Accelerator::Tcg => 0,
+        };
+        let settings = vec![
+            ("netdev", backend.clone()),
+            ("mac", self.mac.clone()),
+            ("mq", if self.queue_pairs > 1 { "on" } else { "off" }.to_owned()),
+            ("vectors", vectors.to_string()),
+            ("rx_queue_size", self.rx_slots.to_string()),
+            ("tx_queue_size", self.tx_slots.to_string()),
+            ("host_mtu", self.mtu_bytes.to_string()),
+            ("disable-legacy", "on".to_owned()),
+            // No boot from the network.
+            ("romfile", String::new()),
+        ];
+        let reconnecting = vec![("path", path), ("reconnect", "1".to_owned())];
+        let netdev = vec![("chardev", socket.clone()), ("queues", queues)];
+        [
+            section("chardev", "backend", "socket", &socket, reconnecting),
+            section("netdev", "type", "vhost-user", &backend, netdev),
+            section("device", "driver", "virtio-net-pci", &device, settings),
+        ]
     }
 }
 
@@ -287,13 +418,16 @@ pub(super) mod tests {
         VmLaunch {
             name: "fw0".to_owned(),
             qemu: QEMU.into(),
-            kernel: "/dev/null".into(),
-            initramfs: Initramfs::File("/dev/null".into()),
+            kernel: Some("/dev/null".into()),
+            initramfs: Some(Initramfs::File("/dev/null".into())),
             kernel_args: images::kernel_args::kernel_args(),
             vcpus: 1,
             memory_mib: 256,
+            ram: GuestRam::Private,
             accelerator: Accelerator::Tcg,
             areas: vec![area("control", 65_536), area("region", 2 << 20)],
+            nics: Vec::new(),
+            disk: None,
             monitors: vec![memory(0)],
             serial_log: "/tmp/fw0.log".into(),
             console: None,
@@ -339,9 +473,67 @@ pub(super) mod tests {
         assert!(matches!(launch(writable.fd).check(), Err(CommandError::Writable { .. })));
     }
 
+    /// An untrusted VM: it maps nothing of the switch.
+    fn untrusted() -> VmLaunch {
+        let nic = NicDevice {
+            name: "eth0".to_owned(),
+            socket: "/run/netvm/demo.nics/web0.eth0.sock".into(),
+            mac: "02:00:00:00:00:07".to_owned(),
+            queue_pairs: 4,
+            rx_slots: 256,
+            tx_slots: 1024,
+            mtu_bytes: 9000,
+        };
+        VmLaunch { areas: Vec::new(), nics: vec![nic], ram: GuestRam::Memfd { hugetlb: false }, ..sample() }
+    }
+
+    #[test]
+    fn an_untrusted_vm_shares_its_own_sealed_memory_and_sees_nothing_but_nics() {
+        let shell = untrusted().command().to_shell();
+        assert!(
+            shell.contains("-object memory-backend-memfd,id=netvm-ram,size=256M,share=on,seal=on"),
+            "{shell}"
+        );
+        assert!(shell.contains("-machine pc,memory-backend=netvm-ram"), "{shell}");
+        assert!(
+            shell.contains("id=netvm-eth0-socket,path=/run/netvm/demo.nics/web0.eth0.sock,reconnect=1"),
+            "{shell}"
+        );
+        assert!(
+            shell.contains("-netdev vhost-user,id=netvm-eth0,chardev=netvm-eth0-socket,queues=4"),
+            "{shell}"
+        );
+        assert!(
+            shell.contains("mq=on,vectors=0,rx_queue_size=256,tx_queue_size=1024,host_mtu=9000"),
+            "{shell}"
+        );
+        assert!(!shell.contains("ivshmem"), "{shell}");
+        let kvm = VmLaunch { accelerator: Accelerator::Kvm, ..untrusted() }.command().to_shell();
+        assert!(kvm.contains("vectors=10,"), "{kvm}");
+    }
+
+    #[test]
+    fn a_vm_without_a_kernel_boots_from_its_disk() {
+        let launch = VmLaunch { kernel: None, initramfs: None, disk: Some("/a,b.raw".into()), ..untrusted() };
+        let shell = launch.command().to_shell();
+        assert!(shell.contains("-drive if=none,id=netvm-disk,format=raw,file=/a,,b.raw"), "{shell}");
+        assert!(!shell.contains("-kernel") && !shell.contains("-append"), "{shell}");
+        assert!(matches!(launch.check(), Err(CommandError::Disk { .. })));
+    }
+
+    #[test]
+    fn qemu_may_write_files_as_long_as_its_disk_and_its_memory() {
+        let folder = tempfile::tempdir().unwrap();
+        let disk = folder.path().join("disk.raw");
+        std::fs::File::create(&disk).unwrap().set_len(1 << 30).unwrap();
+        assert_eq!(sample().file_bytes_max(1), 1);
+        assert_eq!(untrusted().file_bytes_max(1), 256 << 20);
+        assert_eq!(VmLaunch { disk: Some(disk), ..untrusted() }.file_bytes_max(1), 1 << 30);
+    }
+
     #[test]
     fn a_missing_kernel_is_said_with_the_way_to_get_one() {
-        let launch = VmLaunch { kernel: "/nonexistent/vmlinuz".into(), ..sample() };
+        let launch = VmLaunch { kernel: Some("/nonexistent/vmlinuz".into()), ..sample() };
         let text = launch.check().unwrap_err().to_string();
         assert!(text.ends_with("`cargo xtask image` builds the guest image"), "{text}");
     }

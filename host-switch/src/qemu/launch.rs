@@ -13,7 +13,7 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use super::command::{CommandError, VmLaunch};
 use super::log_file::{LOG_BYTES_MAX, limited};
 
-/// Most bytes of a file that QEMU may write by itself, when the operator adds no options. Its logs are not its own
+/// Most bytes of a file that QEMU may write by itself, when the operator adds no options, besides its disk and memory. Its logs are not its own
 /// files: see [`super::log_file`].
 pub const FILE_BYTES_MAX: u64 = 64 << 20;
 
@@ -86,7 +86,7 @@ pub fn launch(mut vm: VmLaunch) -> Result<Vm, LaunchError> {
     command.stdin(Stdio::null()).stdout(words.try_clone().map_err(log_error)?).stderr(words);
     command.process_group(0);
     let inherited: Vec<RawFd> = vm.inherited().iter().map(|fd| fd.as_raw_fd()).collect();
-    let file_bytes_max = vm.extra.is_empty().then_some(FILE_BYTES_MAX);
+    let file_bytes_max = vm.extra.is_empty().then(|| vm.file_bytes_max(FILE_BYTES_MAX));
     let parent = std::process::id();
     // SAFETY: between fork and exec the closure makes async-signal-safe system calls only: close_range,
     // fcntl, prctl, getppid, signal, setrlimit. It allocates nothing: `inherited` was filled before, and an error is made

@@ -14,7 +14,7 @@ pub enum QemuOption {
 /// An option with an id and settings.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Section {
-    /// `object`, `device`, `chardev` or `mon`.
+    /// `object`, `device`, `netdev`, `chardev` or `mon`.
     pub group: &'static str,
     /// What a config file calls `kind`: `qom-type`, `driver`, `backend`, or the first setting of a `mon`.
     pub kind_key: &'static str,
@@ -51,7 +51,7 @@ impl Section {
 }
 
 /// A comma parts settings, so a comma within one is doubled.
-fn escaped(value: &str) -> String {
+pub(super) fn escaped(value: &str) -> String {
     value.replace(',', ",,")
 }
 

@@ -16,7 +16,7 @@ use shm_ring::area::{AreaLayout, AreaSpec, EndpointSpec, HostArea, RegionGeometr
 
 use super::accel::Accelerator;
 use super::boot_watch::{BootNews, BootWatch};
-use super::command::{Initramfs, QEMU, SharedArea, VmLaunch};
+use super::command::{GuestRam, Initramfs, QEMU, SharedArea, VmLaunch};
 use super::initramfs::with_guest_files;
 use super::launch::{Vm, launch};
 use super::qmp::{Command, Event, Qmp};
@@ -118,13 +118,16 @@ fn start(files: &GuestFiles, kernel_args: &str, areas: Vec<SharedArea>, run_as: 
     let vm = VmLaunch {
         name: "test".to_owned(),
         qemu: QEMU.into(),
-        kernel: kernel.clone(),
-        initramfs: Initramfs::Memory(with_guest_files(initramfs, files).unwrap()),
+        kernel: Some(kernel.clone()),
+        initramfs: Some(Initramfs::Memory(with_guest_files(initramfs, files).unwrap())),
         kernel_args: format!("{} {kernel_args}", images::kernel_args::kernel_args()),
         vcpus: 1,
         memory_mib: 256,
+        ram: GuestRam::Private,
         accelerator: Accelerator::Tcg,
         areas,
+        nics: Vec::new(),
+        disk: None,
         monitors: vec![theirs.into()],
         serial_log: log.clone(),
         console: None,

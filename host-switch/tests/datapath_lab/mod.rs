@@ -16,8 +16,8 @@ use std::time::{Duration, Instant};
 
 use dpdk::{Eal, EalOptions, LogLevel};
 use host_switch::datapath::{
-    CountersSnapshot, Datapath, DatapathSpec, DomainSpec, EndpointDatapathSpec, Idle, LcoreSpec, PortPool,
-    PortSpec, QueuePairHandle, ShardReport,
+    CountersSnapshot, Datapath, DatapathSpec, DomainSpec, EndpointDatapathSpec, Idle, LcoreSpec, PortDevice,
+    PortPool, PortSpec, QueuePairHandle, ShardReport,
 };
 use host_switch::region::{LedgerFile, Mapping, Pages, Region, ShardSize, SharedMemory};
 use shm_ring::area::{AreaLayout, AreaSpec, EndpointSpec, GuestArea, HostArea};
@@ -316,7 +316,7 @@ fn port(spec: &LabSpec, id: usize, device: &str) -> PortSpec {
     PortSpec {
         id: PortId(u16::try_from(id).unwrap()),
         name: format!("port{id}"),
-        devargs: device.to_owned(),
+        device: PortDevice::Dpdk(device.to_owned()),
         domains: spec.domains_of_port(id),
         mtu_bytes: 1500,
         rx_slots: 64,

@@ -49,7 +49,7 @@ pub enum GrantError {
 pub struct Grant {
     /// Open as long as this process looks after the VM.
     pub connection: OwnedFd,
-    /// Control area and region.
+    /// Control area and region; none for an untrusted VM.
     pub areas: Vec<SharedArea>,
     /// The user that QEMU is to change to.
     pub uid: Option<u32>,
@@ -77,9 +77,14 @@ impl Grant {
             Said::Taken(_) => return Err(strange("it took what it was not given".to_owned())),
             Said::Error(why) => return Err(GrantError::Refused(why)),
         };
-        let fds = <[OwnedFd; 2]>::try_from(fds)
-            .map_err(|fds| strange(format!("{} descriptors instead of 2", fds.len())))?;
-        Ok(Self { connection, areas: areas(&granted, fds), uid: granted.uid })
+        let areas = if granted.is_nothing() {
+            Vec::new()
+        } else {
+            let fds = <[OwnedFd; 2]>::try_from(fds)
+                .map_err(|fds| strange(format!("{} descriptors instead of 2", fds.len())))?;
+            areas(&granted, fds)
+        };
+        Ok(Self { connection, areas, uid: granted.uid })
     }
 
     /// Hands over a message with a descriptor, and waits until the switch says that it took it.

@@ -2,6 +2,7 @@
 
 mod background;
 mod grant;
+mod link;
 mod vm;
 mod watch;
 
@@ -12,10 +13,11 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
-use security_domains::{Config, Vm};
+use security_domains::{Access, Config, Vm};
 
 use super::Failure;
 use crate::control::protocol::Request;
+use crate::control::runtime_dir::NicSockets;
 use crate::control::stop::Stop;
 use crate::control::uid;
 use crate::plan::Plan;
@@ -23,6 +25,7 @@ use crate::qemu::accel::{self, Accelerator, Trial};
 use crate::qemu::command::VmLaunch;
 use crate::qemu::launch::launch;
 use grant::Grant;
+use link::{Link, Renewal};
 
 #[derive(Debug, Args)]
 pub(super) struct BootArgs {
@@ -33,7 +36,8 @@ pub(super) struct BootArgs {
     /// Print QEMU's command line instead of starting it. Needs no running switch.
     #[arg(long)]
     print: bool,
-    /// Come back once its network functions run; a process in the background ends the VM with the switch.
+    /// Come back once its network functions run (an untrusted VM: once QEMU runs); a process in the background
+    /// looks after it, and ends it with the switch (an untrusted VM lives on without one).
     #[arg(long)]
     detach: bool,
     /// This process is the one in the background.
@@ -70,22 +74,27 @@ pub(super) fn boot(run_dir: &Path, args: &BootArgs) -> Result<ExitCode, Failure>
     let stop = Stop::default();
     stop.on_signals()?;
     vm::check_image(vm)?;
-    let mut grant = Grant::fetch(&switch_dir.join("endpoint.sock"), &args.file, &vm.name)?;
+    let endpoint_socket = switch_dir.join("endpoint.sock");
+    let mut grant = Grant::fetch(&endpoint_socket, &args.file, &vm.name)?;
     let (accelerator, reason) = accelerator(args.accel, vm, run_dir)?;
     log::info!("vm {} runs with {accelerator}: {reason}", vm.name);
 
-    let (switch_end, qemu_end) = UnixStream::pair()?;
-    let (own_end, second_qemu_end) = UnixStream::pair()?;
-    // Before QEMU starts: should this process die on the way, the switch still sees the end of the socket.
-    grant.hand_over(&Request::Qmp, switch_end.as_fd())?;
-    drop(switch_end);
+    let is_untrusted = vm.access == Access::Untrusted;
+    let (own_end, qemu_end) = UnixStream::pair()?;
+    let mut monitors = vec![qemu_end.into()];
+    if !is_untrusted {
+        let (switch_end, qemu_end) = UnixStream::pair()?;
+        // Before QEMU starts: should this process die on the way, the switch still sees the end of the socket.
+        grant.hand_over(&Request::Qmp, switch_end.as_fd())?;
+        monitors.insert(0, qemu_end.into());
+    }
     let areas = std::mem::take(&mut grant.areas);
     let run_as = grant.uid.map(run_as);
     let serial_log = serial_log(args, vm, &switch_dir);
     // What an earlier boot wrote there must not be taken for this one.
     File::create(&serial_log).map_err(|error| format!("cannot write {}: {error}", serial_log.display()))?;
-    let launched =
-        vm::launch_of(vm, accelerator, areas, vec![qemu_end.into(), second_qemu_end.into()], &serial_log)?;
+    let nics = vm::nics_of(&config, vm, &NicSockets::of_switch(run_dir, &config.switch.name));
+    let launched = vm::launch_of(vm, accelerator, areas, nics, monitors, &serial_log)?;
     let running = launch(VmLaunch { run_as, ..launched })?;
 
     let pid = i32::try_from(running.child.id())?;
@@ -94,7 +103,12 @@ pub(super) fn boot(run_dir: &Path, args: &BootArgs) -> Result<ExitCode, Failure>
         return watch::give_up(&vm.name, running, &refused);
     }
     log::info!("vm {} is process {pid}, its console is in {}", vm.name, serial_log.display());
-    watch::Watched::new(&vm.name, running, grant.connection, own_end, &serial_log, stop)?.attend(args.detach)
+    let link = if is_untrusted {
+        Link::Renewed(Renewal::new(grant, endpoint_socket, args.file.clone(), &vm.name, process))
+    } else {
+        Link::Needed(grant.connection)
+    };
+    watch::Watched::new(&vm.name, running, link, own_end, &serial_log, stop)?.attend(args.detach)
 }
 
 /// A user and a group of this number, as QEMU takes them.
@@ -122,14 +136,26 @@ fn print(config: &Config, vm: &Vm, args: &BootArgs, switch_dir: &Path) -> Result
         AccelArg::Kvm => Accelerator::Kvm,
         AccelArg::Auto | AccelArg::Tcg => Accelerator::Tcg,
     };
-    let areas = grant::stand_in(&Plan::new(config, 0)?, &vm.name)?;
+    let plan = Plan::new(config, 0)?;
+    let is_untrusted = vm.access == Access::Untrusted;
+    let areas = if is_untrusted { Vec::new() } else { grant::stand_in(&plan, &vm.name)? };
     let (monitor, _) = UnixStream::pair()?;
-    let launched =
-        vm::launch_of(vm, accelerator, areas, vec![monitor.into()], &serial_log(args, vm, switch_dir))?;
+    let run_dir = switch_dir.parent().unwrap_or(switch_dir);
+    let nics = vm::nics_of(config, vm, &NicSockets::of_switch(run_dir, &config.switch.name));
+    let log = serial_log(args, vm, switch_dir);
+    let launched = vm::launch_of(vm, accelerator, areas, nics, vec![monitor.into()], &log)?;
     let position = config.vms.iter().position(|listed| listed.name == vm.name);
     let run_as = position.and_then(|position| uid::uid(0, position)).map(run_as);
     let launched = VmLaunch { run_as, ..launched };
     println!("{}", launched.command().to_shell());
+    if is_untrusted {
+        eprintln!(
+            "The paths of the chardevs are sockets that `netvm run` makes; the user of -runas may connect to them, \
+             which a running switch decides. Numbers in fd= and under /proc/self/fd are descriptors that QEMU \
+             inherits; the QMP socket stays with the launcher."
+        );
+        return Ok(ExitCode::SUCCESS);
+    }
     let memory = if launched.areas.iter().any(|area| area.path.is_some()) {
         "Control area and region are files that `netvm run` makes. "
     } else {
@@ -155,7 +181,10 @@ fn accelerator(asked: AccelArg, vm: &Vm, run_dir: &Path) -> Result<(Accelerator,
         AccelArg::Kvm => (Accelerator::Kvm, by_request()),
         AccelArg::Tcg => (Accelerator::Tcg, by_request()),
         AccelArg::Auto => {
-            let choice = accel::choose(&Trial::of_netvm(vm.kernel.clone(), vm.initramfs.clone())?, run_dir);
+            // What an untrusted VM boots need not be our image, and its failure would say nothing of KVM.
+            let image = vm.kernel.clone().zip(vm.initramfs.clone());
+            let image = image.filter(|_| vm.access != Access::Untrusted);
+            let choice = accel::choose(&Trial::of_netvm(image)?, run_dir);
             (choice.accelerator, choice.reason)
         }
     })

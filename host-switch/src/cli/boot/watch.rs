@@ -1,6 +1,6 @@
 //! Looks after a VM that was started: its console, its end, the switch's end, the operator's wish.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::ExitCode;
@@ -10,6 +10,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::background;
 use super::grant::GrantError;
+use super::link::Link;
 use crate::cli::Failure;
 use crate::control::stop::Stop;
 use crate::qemu::boot_watch::{BootNews, BootWatch};
@@ -31,7 +32,7 @@ const WORDS_BYTES_MAX: usize = 2048;
 pub struct Watched {
     name: String,
     vm: Vm,
-    connection: OwnedFd,
+    link: Link,
     qmp: Qmp,
     console: BootWatch,
     stop: Stop,
@@ -55,7 +56,7 @@ impl Watched {
     pub fn new(
         name: &str,
         vm: Vm,
-        connection: OwnedFd,
+        link: Link,
         monitor: UnixStream,
         serial_log: &Path,
         stop: Stop,
@@ -64,12 +65,12 @@ impl Watched {
         Ok(Self {
             name: name.to_owned(),
             vm,
-            connection,
+            ready: !link.trusts_console(),
+            link,
             qmp,
             console,
             stop,
             started: Instant::now(),
-            ready: false,
         })
     }
 
@@ -106,7 +107,7 @@ impl Watched {
             if let Some(why) = self.stop.requested() {
                 return Ok(Outcome::End { why, failed: false });
             }
-            if self.is_switch_gone()? {
+            if self.link.is_broken(&self.vm.pidfd)? {
                 let why =
                     "the switch has ended, and with it the memory of this VM; start it again, then boot anew";
                 return Ok(Outcome::End { why: why.to_owned(), failed: true });
@@ -126,6 +127,10 @@ impl Watched {
         for news in self.console.read()? {
             let ms = self.started.elapsed().as_millis();
             let name = &self.name;
+            // Another system may write anything there, and mean something else by it.
+            if !self.link.trusts_console() && news != BootNews::Booted {
+                continue;
+            }
             match news {
                 BootNews::Booted => log::info!("vm {name} booted after {ms} ms"),
                 BootNews::NfStarted => {}
@@ -149,11 +154,6 @@ impl Watched {
             }
         }
         Ok(None)
-    }
-
-    /// Nothing is ever said on the connection after the grant: readable means closed.
-    fn is_switch_gone(&self) -> Result<bool, Failure> {
-        is_readable(&self.connection, Duration::ZERO)
     }
 
     /// Presses the power button, then pulls the plug.
