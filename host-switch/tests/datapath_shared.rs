@@ -10,7 +10,6 @@ use datapath_lab::capture;
 use datapath_lab::frames::{PROTOCOL_AT, TCP, UDP, ipv4};
 use datapath_lab::guest::Guest;
 use datapath_lab::{Lab, LabSpec, device, folder};
-use host_switch::datapath::CountersSnapshot;
 use host_switch::region::{HEADER_BYTES_MAX, Mapping};
 use switch_core::criteria::Criteria;
 use switch_core::drop_reason::DropReason;
@@ -136,40 +135,38 @@ fn headers_rewritten_behind_the_copy_do_not_leave() {
     assert!(capture::read(&written) == frames);
 }
 
+#[cfg(feature = "test-hooks")]
 #[test]
 fn a_flood_of_one_domain_leaves_the_other_its_share_of_a_port() {
-    let (folder, _) = folder();
-    let memif = |role| {
-        let socket = folder.join("memif");
-        device("net_memif", &format!(",role={role},socket-abstract=no,socket={}", socket.display()))
-    };
-    // What leaves by port 0 comes in by the last one, a burst in a turn: so much room there is, and no more.
-    let mut devices = vec![memif("server"), device("net_null", "")];
-    devices.extend((0..4).map(|_| device("net_null", "")));
-    devices.push(memif("client"));
     let mut spec = LabSpec::chain(1, ["", ""]);
-    spec.devices = devices;
+    // Port 0 sends only: nobody attaches. The others receive for domain 0, and port 1 for domain 1.
+    spec.devices = (0..6).map(|_| device("net_null", "")).collect();
     spec.path = Vec::new();
-    spec.domains = 3;
+    spec.domains = 2;
     spec.shared_ports = vec![0];
-    spec.port_domains = vec![0, 1, 0, 0, 0, 0, 2];
-    spec.rules = vec![Rule::for_all_of(PortId(6), RuleAction::Drop)];
+    spec.port_domains = vec![0, 1, 0, 0, 0, 0];
     spec.more_chains = (1..6).map(|port| (port, Vec::new(), 0)).collect();
-    // Port 0 sends only: nobody attaches.
     spec.paced = true;
     let lab = Lab::start(&spec);
-    let full =
-        |now: &CountersSnapshot, domain: usize| now.domains[domain].packets.drops.get(DropReason::TxFull);
-    lab.wait_until("the port is short of room", |now| full(now, 0) > 0 && full(now, 1) > 0);
-    let before = lab.counters();
-    let counters = lab.wait_until("it was short for long", |now| {
-        full(now, 0) > full(&before, 0) + 10_000 && full(now, 1) > full(&before, 1) + 2000
+    let sent =
+        |now: &host_switch::datapath::CountersSnapshot, domain: usize| now.domains[domain].packets.delivered;
+    // The driver takes frames only while both domains have some that wait: how fast they came in, which is the
+    // processor's to say, says nothing of who may send. Besides, it is full at every third look.
+    let mut looks = 0_u32;
+    host_switch::datapath::hook::when_driver_is_full(lab.regions[0].mapping(), move |waiting| {
+        looks += 1;
+        waiting.contains(&0) || looks.is_multiple_of(3)
     });
+    lab.wait_until("the flood has filled its line", |now| {
+        now.domains[0].packets.drops.get(DropReason::TxFull) > 0
+    });
+    let before = lab.counters();
+    let counters = lab
+        .wait_until("both have sent for long", |now| sent(now, 0) + sent(now, 1) > sent(&before, 0) + 40_000);
     lab.assert_conserved();
     lab.stop();
-    let [flooding, other] = [0, 1]
-        .map(|domain| counters.domains[domain].packets.delivered - before.domains[domain].packets.delivered);
+    let [flooding, other] = [0, 1].map(|domain| sent(&counters, domain) - sent(&before, domain));
     // Sabotaged, the first line goes first for ever.
     let of_hundred = other * 100 / (flooding + other);
-    assert!((40..60).contains(&of_hundred), "{flooding} and {other}");
+    assert!((45..=55).contains(&of_hundred), "{flooding} and {other}");
 }

@@ -87,6 +87,23 @@ impl Flood {
         }
     }
 
+    /// Waits until `datagrams` more have arrived than now.
+    ///
+    /// # Errors
+    /// If `limit` passes first.
+    pub fn wait_for_more(&self, datagrams: u64, limit: Duration) -> Result<(), LabError> {
+        let (before, deadline) = (self.count().received, Instant::now() + limit);
+        while self.count().received < before + datagrams {
+            if Instant::now() >= deadline {
+                let what = format!("{datagrams} datagrams more than {before}");
+                let detail = format!(": {:?}", self.count());
+                return Err(LabError::TimedOut { what, seconds: limit.as_secs(), detail });
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        Ok(())
+    }
+
     /// Stops sending, waits half a second for stragglers, and says what was done in all.
     #[must_use]
     pub fn stop(mut self) -> FloodCount {

@@ -186,10 +186,10 @@ pub fn assert_conserved(status: &Status) {
 /// Waits until nothing is held by the endpoint of `owner` and nothing is quarantined.
 ///
 /// # Panics
-/// If that does not come about within five seconds.
+/// If that does not come about within half a minute.
 pub fn wait_all_home(switch: &mut Switch, owner: &str) -> Status {
     switch
-        .wait_for(&format!("the buffers of {owner} to come home"), Duration::from_secs(5), |status| {
+        .wait_for(&format!("the buffers of {owner} to come home"), Duration::from_secs(30), |status| {
             status.endpoint_of(owner).is_some_and(|endpoint| endpoint.held == 0)
                 && status.buffers.values().all(|buffers| buffers.quarantined == 0)
         })

@@ -24,6 +24,8 @@ fn one_forwarder(ports: &str, when_dead: &str) -> String {
     .concat()
 }
 
+/// How long traffic may take to flow on a machine that is busy.
+const BUSY: Duration = Duration::from_secs(60);
 const SERVER: &str = "10.1.0.3";
 
 fn attached(switch: &mut Switch) {
@@ -89,10 +91,8 @@ fn fifty_killed_forwarders_lose_no_buffer() {
     }
     let nf = switch.start_process("fwd0", "forwarder", &[]).unwrap();
     attached(&mut switch);
-    let before = flood.count().received;
-    std::thread::sleep(Duration::from_millis(500));
+    flood.wait_for_more(100, BUSY).unwrap_or_else(|err| panic!("after 50 deaths: {err}"));
     let count = flood.stop();
-    assert!(count.received > before, "the chain goes on after 50 deaths: {count:?}");
     assert_eq!((count.damaged, count.reordered), (0, 0), "{count:?}");
     drop(nf);
     switch.stop().unwrap();
@@ -165,11 +165,9 @@ fn a_paused_forwarder_goes_on_where_it_was() {
     std::thread::sleep(Duration::from_secs(4));
     assert_conserved(&switch.status().unwrap());
     nf.signal(Signal::CONT);
-    std::thread::sleep(Duration::from_millis(300));
-    let before = flood.count().received;
-    std::thread::sleep(Duration::from_millis(700));
+    // What it held when it was paused is at most its quota; these are more.
+    flood.wait_for_more(2_000, BUSY).unwrap_or_else(|err| panic!("{err}"));
     let count = flood.stop();
-    assert!(count.received > before + 1000, "packets flow again: {count:?}, {before} before");
     assert_eq!(count.damaged, 0, "{count:?}");
     let status = switch.status().unwrap();
     assert_eq!(status.endpoint_of("fwd0").unwrap().epoch, 1, "no new attach was needed");

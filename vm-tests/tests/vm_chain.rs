@@ -15,6 +15,8 @@ use vm_tests::scene::{assert_conserved, wait_all_home};
 use vm_tests::{Scene, capture, config};
 
 const BOOT_LIMIT: Duration = Duration::from_secs(120);
+/// How long traffic may take to flow on a machine that is busy.
+const BUSY: Duration = Duration::from_secs(60);
 const SERVER: &str = "10.1.0.3";
 const VMS: [&str; 2] = ["first", "second"];
 
@@ -105,10 +107,8 @@ fn killed_vms_lose_no_buffer_and_serve_again_after_a_boot() {
         vms.insert(at, switch.boot(VMS[at]).unwrap());
         switch.wait_attached(&VMS, BOOT_LIMIT).unwrap_or_else(|err| panic!("after kill {kill}: {err}"));
     }
-    let before = flood.count().received;
-    std::thread::sleep(Duration::from_secs(1));
+    flood.wait_for_more(100, BUSY).unwrap_or_else(|err| panic!("{err}"));
     let count = flood.stop();
-    assert!(count.received > before, "the chain goes on: {count:?}");
     assert_eq!((count.damaged, count.reordered), (0, 0), "{count:?}");
     assert_conserved(&switch.status().unwrap());
     drop(vms);
@@ -127,11 +127,9 @@ fn a_vm_that_is_paused_for_ten_seconds_goes_on_where_it_was() {
     std::thread::sleep(Duration::from_secs(10));
     assert_conserved(&switch.status().unwrap());
     signal_qemu(&switch, VMS[0], Signal::CONT);
-    std::thread::sleep(Duration::from_secs(1));
-    let before = flood.count().received;
-    std::thread::sleep(Duration::from_secs(1));
+    // What it held when it was paused is at most its quota; these are more.
+    flood.wait_for_more(2_000, BUSY).unwrap_or_else(|err| panic!("{err}"));
     let count = flood.stop();
-    assert!(count.received > before + 200, "packets flow again: {count:?}, {before} before");
     assert_eq!(count.damaged, 0, "{count:?}");
     let status = switch.status().unwrap();
     assert!(status.endpoints.iter().all(|endpoint| endpoint.epoch == 1), "{:?}", status.endpoints);
@@ -159,10 +157,8 @@ fn wait_for_epoch(switch: &mut Switch, epochs: u32) {
 /// Asserts that packets cross the chain again.
 fn assert_flowing(switch: &mut Switch, flood: Flood) {
     switch.wait_attached(&VMS, BOOT_LIMIT).unwrap_or_else(|err| panic!("{err}"));
-    let before = flood.count().received;
-    std::thread::sleep(Duration::from_millis(1500));
+    flood.wait_for_more(100, BUSY).unwrap_or_else(|err| panic!("{err}"));
     let count = flood.stop();
-    assert!(count.received > before, "the chain goes on: {count:?}");
     assert_eq!((count.damaged, count.reordered), (0, 0), "{count:?}");
 }
 

@@ -185,6 +185,8 @@ pub const TOOLS: &[Sabotage] = &[
     ),
     datapath("test-hooks", EDGES, "headers_rewritten_after_the_judgement_do_not_cross"),
     datapath("test-hooks", HOSTILE, "descriptors_rewritten_behind_the_copy_change_nothing"),
+    datapath("test-hooks", SHARED, "a_flood_of_one_domain_leaves_the_other_its_share_of_a_port"),
+    datapath("test-hooks", SHARED, "headers_rewritten_behind_the_copy_do_not_leave"),
 ];
 
 #[cfg(test)]

@@ -199,7 +199,9 @@ fn frames_pass_between_two_memif_ports_over_regions() {
     assert_frames_pass(&client, &tx_pool, tx, &mut server_queues.rx[0], &left);
     drop((server_queues, client_queues));
     drop(client);
-    drop(server);
+    // Not closed: DPDK's own thread takes the server down when the client has gone, and net_memif frees the same
+    // memory twice if another thread closes it meanwhile.
+    std::mem::forget(server);
     left.assert_all_home();
     right.assert_all_home();
 }

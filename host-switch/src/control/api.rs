@@ -226,7 +226,8 @@ mod tests {
         client.post::<serde_json::Value>("/v1/stop").unwrap();
         assert!(fixed.stopped.load(Ordering::Relaxed));
         api.stop();
-        assert!(matches!(client.get::<Status>("/v1/status"), Err(ClientError::Connect { .. })));
+        // Which error, depends: a child that another test is just about to start may still have the socket open.
+        client.get::<Status>("/v1/status").unwrap_err();
         std::fs::remove_file(&socket).unwrap();
     }
 }

@@ -150,11 +150,15 @@ impl SharedEgress {
 
     /// Offers the driver a few frames of one line.
     fn visit(&mut self, position: usize, domains: &mut [DomainLane], counters: &mut PortCounters) -> Visit {
+        #[cfg(feature = "test-hooks")]
+        let is_full = self.is_said_to_be_full(domains);
+        #[cfg(not(feature = "test-hooks"))]
+        let is_full = false;
         let domain = &mut domains[self.lines[position].domain.index()];
         self.make_ready(position, domain);
         let line = &mut self.lines[position];
         let offered = line.ready.len();
-        let frames = self.queue.burst(&mut line.ready);
+        let frames = if is_full { 0 } else { self.queue.burst(&mut line.ready) };
         let bytes = line.ready_bytes.drain(..frames).map(u64::from).sum();
         #[allow(
             clippy::cast_possible_truncation,
@@ -165,6 +169,14 @@ impl SharedEgress {
         counters.tx_packets += frames as u64;
         counters.tx_bytes += bytes;
         Visit { frames, is_driver_full: frames < offered }
+    }
+
+    #[cfg(feature = "test-hooks")]
+    fn is_said_to_be_full(&self, domains: &[DomainLane]) -> bool {
+        let region_of = |line: &Line| domains[line.domain.index()].state.region;
+        let regions: Vec<_> = self.lines.iter().map(region_of).collect();
+        let waiting: Vec<_> = self.lines.iter().map(|line| line.waiting.len() + line.ready.len()).collect();
+        super::hook::is_driver_full(&regions, &waiting)
     }
 
     /// Turns waiting frames of a line into mbufs, a visit of them.

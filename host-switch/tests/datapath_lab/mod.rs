@@ -283,13 +283,13 @@ impl Lab {
 
     /// Waits until the counters say so.
     pub fn wait_until(&self, what: &str, is_so: impl Fn(&CountersSnapshot) -> bool) -> CountersSnapshot {
-        let deadline = Instant::now() + Duration::from_secs(20);
+        let deadline = Instant::now() + Duration::from_secs(60);
         loop {
             let counters = self.counters();
             if is_so(&counters) {
                 return counters;
             }
-            assert!(Instant::now() < deadline, "waited 20 s until {what}: {counters:#?}");
+            assert!(Instant::now() < deadline, "waited a minute until {what}: {counters:#?}");
             std::thread::sleep(Duration::from_millis(2));
         }
     }

@@ -65,6 +65,9 @@ service = "forwarder"
 nf = "forwarder"
 "#;
 
+/// How long a machine that is busy may take for what must come.
+const PATIENCE: Duration = Duration::from_secs(60);
+
 /// A datapath that holds nothing and notes what it is told.
 #[derive(Default)]
 struct Noted {
@@ -78,7 +81,7 @@ impl Noted {
     }
 
     fn wait_for(&self, calls: &[&str]) {
-        let deadline = Instant::now() + Duration::from_secs(5);
+        let deadline = Instant::now() + PATIENCE;
         while *self.calls.lock().unwrap() != calls {
             assert!(Instant::now() < deadline, "{:?}, expected {calls:?}", self.calls.lock().unwrap());
             std::thread::sleep(Duration::from_millis(1));
@@ -145,9 +148,9 @@ impl Body {
         *self.0.lock().unwrap() = sleeper();
     }
 
-    /// Whether it ends within a few seconds without us.
+    /// Whether it ends without us.
     fn is_killed(&self) -> bool {
-        let deadline = Instant::now() + Duration::from_secs(5);
+        let deadline = Instant::now() + PATIENCE;
         while Instant::now() < deadline {
             if self.0.lock().unwrap().try_wait().unwrap().is_some() {
                 return true;
@@ -220,7 +223,7 @@ impl Lab {
 
     /// How the only owner stands, once `reached` says so.
     fn wait_until(&self, what: &str, reached: impl Fn(&OwnerStatus) -> bool) -> OwnerStatus {
-        let deadline = Instant::now() + Duration::from_secs(5);
+        let deadline = Instant::now() + PATIENCE;
         loop {
             let status = self.keeper.view().lock().unwrap().owners[0].clone();
             if reached(&status) {
@@ -292,7 +295,7 @@ fn assert_taken(boot: &OwnedFd) {
 }
 
 fn answer_of(endpoint: &GuestEndpoint<'_>, nonce: u64) -> Answer {
-    let deadline = Instant::now() + Duration::from_secs(5);
+    let deadline = Instant::now() + PATIENCE;
     loop {
         if let Some(answer) = endpoint.answered(nonce) {
             return answer;
@@ -352,7 +355,7 @@ fn who_is_about_to_leave_is_told_when_the_lcores_have_stopped_feeding() {
     assert!(!endpoint.feeding_has_stopped());
     endpoint.drain(epoch);
     lab.noted.wait_for(&["attach 0 with 1 pairs", "stop feeding"]);
-    let deadline = Instant::now() + Duration::from_secs(5);
+    let deadline = Instant::now() + PATIENCE;
     while !endpoint.feeding_has_stopped() {
         assert!(Instant::now() < deadline, "no word of it");
         std::thread::sleep(Duration::from_millis(1));
@@ -518,12 +521,15 @@ fn an_operator_kills_by_pidfd_and_hears_when_nothing_runs() {
 fn an_endpoint_that_attaches_without_end_uses_up_its_budget() {
     let lab = Lab::start("storm");
     let (_socket, endpoint) = lab.process();
+    let began = Instant::now();
     let mut refused = 0;
     for nonce in 1000..1200 {
         endpoint.ask(endpoint.ask_with(nonce));
         refused += u64::from(matches!(answer_of(&endpoint, nonce), Answer::Refused(Some(Refusal::TooOften))));
     }
-    assert!(refused > 100, "{refused} of 200");
+    // 33 at once, and eight in a second, however long the machine takes for this.
+    let refilled = u64::try_from(began.elapsed().as_millis()).unwrap() / 125 + 1;
+    assert!(refused + 33 + refilled >= 200, "{refused} of 200, {refilled} refilled");
     lab.wait_until("the count", |owner| owner.violations["epoch"]["attach_too_often"] == refused);
     lab.end();
 }
