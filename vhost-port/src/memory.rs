@@ -42,6 +42,15 @@ pub struct MemoryLimits {
     pub accept_unsealed: bool,
 }
 
+/// By what memory is judged and kept.
+#[derive(Clone, Copy)]
+pub struct MemoryRules<'a> {
+    /// What it may be.
+    pub limits: &'a MemoryLimits,
+    /// Who notices when pages of it are lost.
+    pub watcher: &'a dyn MemoryWatcher,
+}
+
 /// Why a table of guest memory is refused.
 #[derive(Debug, thiserror::Error)]
 pub enum MemoryError {
@@ -119,14 +128,6 @@ pub enum MemoryError {
     /// Nobody would notice the loss of its pages.
     #[error("cannot watch guest memory for lost pages: {0}")]
     Watch(#[source] Box<dyn std::error::Error + Send + Sync>),
-    /// Nothing there to remove.
-    #[error("no region at guest address {guest_start:#x} of {len_bytes} bytes is mapped")]
-    Unknown {
-        /// Guest address in the request.
-        guest_start: u64,
-        /// Length in the request.
-        len_bytes: u64,
-    },
 }
 
 /// One mapped region. Fields are dropped in order: the watch ends before the mapping does.
@@ -166,9 +167,10 @@ unsafe impl Send for Region {}
 unsafe impl Sync for Region {}
 
 impl GuestMemory {
-    /// The table with one more region; the mappings of the others are shared. An identical region changes nothing.
+    /// The table with one more region; the mappings of the others are shared, and so is that of the region itself
+    /// if `earlier` has the same one. A region that is there already changes nothing.
     ///
-    /// Blocks while the memory is populated. The file is not needed afterwards.
+    /// Blocks while the memory is populated.
     ///
     /// # Errors
     /// If any check refuses it; this table stays as it is.
@@ -176,47 +178,46 @@ impl GuestMemory {
         &self,
         claim: RegionClaim,
         file: MemoryFile,
-        limits: &MemoryLimits,
-        watcher: &dyn MemoryWatcher,
+        earlier: &Self,
+        rules: &MemoryRules<'_>,
     ) -> Result<Self, MemoryError> {
-        if self.regions.iter().any(|region| region.claim == claim && region.identity == file.identity()) {
+        if self.region_like(&claim, &file).is_some() {
             return Ok(self.clone());
         }
         check_range(&claim)?;
         check_inside_file(&claim, &file)?;
-        self.check_limits(&claim, limits)?;
+        self.check_limits(&claim, rules.limits)?;
         self.check_overlap(&claim)?;
+        let region = match earlier.region_like(&claim, &file) {
+            Some(known) => known,
+            None => Arc::new(Region::map(claim, file, rules.watcher)?),
+        };
         let mut next = self.clone();
-        next.push(Region::map(claim, file, watcher)?);
+        next.push(region);
         Ok(next)
     }
 
-    /// The table without a region.
-    ///
-    /// # Errors
-    /// If no region has this guest address, user address and length.
-    pub fn without_region(&self, claim: &RegionClaim) -> Result<Self, MemoryError> {
-        let is_meant = |region: &Arc<Region>| {
-            region.claim.guest_start == claim.guest_start
-                && region.claim.user_start == claim.user_start
-                && region.claim.len_bytes == claim.len_bytes
-        };
-        if !self.regions.iter().any(is_meant) {
-            return Err(MemoryError::Unknown { guest_start: claim.guest_start, len_bytes: claim.len_bytes });
-        }
+    /// The table without the region of this guest address, user address and length, if there is one.
+    #[must_use]
+    pub fn without_region(&self, claim: &RegionClaim) -> Self {
         let mut next = Self::default();
+        let is_meant = |known: &RegionClaim| {
+            (known.guest_start, known.user_start, known.len_bytes)
+                == (claim.guest_start, claim.user_start, claim.len_bytes)
+        };
         self.regions
             .iter()
-            .filter(|region| !is_meant(region))
-            .for_each(|region| next.push_shared(region.clone()));
-        Ok(next)
+            .filter(|region| !is_meant(&region.claim))
+            .for_each(|region| next.push(region.clone()));
+        next
     }
 
-    fn push(&mut self, region: Region) {
-        self.push_shared(Arc::new(region));
+    fn region_like(&self, claim: &RegionClaim, file: &MemoryFile) -> Option<Arc<Region>> {
+        let is_same = |region: &&Arc<Region>| region.claim == *claim && region.identity == file.identity();
+        self.regions.iter().find(is_same).cloned()
     }
 
-    fn push_shared(&mut self, region: Arc<Region>) {
+    fn push(&mut self, region: Arc<Region>) {
         let RegionClaim { guest_start, len_bytes, .. } = region.claim;
         self.windows.push(Window { guest_start, len_bytes, host_start: region.host_start });
         self.regions.push(region);
@@ -244,7 +245,7 @@ impl GuestMemory {
             overlaps(claim.guest_start, other.guest_start, other.len_bytes)
                 || overlaps(claim.user_start, other.user_start, other.len_bytes)
         });
-        other.map_or(Ok(()), |other| {
+        other.filter(|_| !cfg!(feature = "sabotage-region-overlap")).map_or(Ok(()), |other| {
             Err(MemoryError::Overlap { first: other.guest_start, second: claim.guest_start })
         })
     }
@@ -311,6 +312,7 @@ impl Window {
     fn find_long(&self, address: u64, len_bytes: u64) -> Option<NonNull<u8>> {
         let offset = address.wrapping_sub(self.guest_start);
         // At least 1: the place behind the last byte is inside if nothing is read there.
+        let len_bytes = if cfg!(feature = "sabotage-translation-bound") { 0 } else { len_bytes };
         let places = self.len_bytes.checked_sub(len_bytes)? + 1;
         if offset >= places {
             return None;
@@ -358,7 +360,7 @@ fn check_range(claim: &RegionClaim) -> Result<(), MemoryError> {
 
 fn check_inside_file(claim: &RegionClaim, file: &MemoryFile) -> Result<(), MemoryError> {
     let end_bytes = claim.file_offset_bytes + claim.len_bytes;
-    if end_bytes > file.len_bytes() {
+    if end_bytes > file.len_bytes() && !cfg!(feature = "sabotage-region-size") {
         return Err(MemoryError::PastFile { end_bytes, file_bytes: file.len_bytes() });
     }
     Ok(())
@@ -404,3 +406,7 @@ fn populate(base: NonNull<u8>, len_bytes: usize) -> Result<(), rustix::io::Errno
     // SAFETY: the range is a shared mapping of ours; populating changes no byte of it.
     unsafe { madvise(base.as_ptr().cast(), len_bytes, Advice::LinuxPopulateWrite) }
 }
+
+#[cfg(test)]
+#[path = "memory_tests.rs"]
+mod tests;

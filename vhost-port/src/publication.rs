@@ -12,9 +12,10 @@
 
 use std::fmt::Debug;
 use std::ptr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::sync::{Arc, AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering, ordering};
+use crate::sync::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering, ordering};
 
 /// What has been published: the count of publications so far.
 pub type Generation = u64;
@@ -303,3 +304,7 @@ impl<T> Debug for Subscription<T> {
         f.debug_struct("Subscription").field("lane", &self.lane).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+#[path = "publication_tests.rs"]
+mod tests;

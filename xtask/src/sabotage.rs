@@ -40,6 +40,10 @@ const fn pool(feature: &'static str, test: &'static str) -> Sabotage {
     Sabotage { package: "dpdk", feature, build: Build::Loom(&["--lib"]), test }
 }
 
+const fn handover(feature: &'static str, test: &'static str) -> Sabotage {
+    Sabotage { package: "vhost-port", feature, build: Build::Loom(&["--lib"]), test }
+}
+
 /// Every sabotage there is.
 pub const ALL: &[Sabotage] = &[
     ring("sabotage-publish-relaxed", "what_is_taken_is_what_was_published"),
@@ -116,6 +120,16 @@ pub const ALL: &[Sabotage] = &[
     pool("sabotage-take-all-relaxed", "the_owner_sees_what_a_pusher_did_to_each_buffer_it_gave_back"),
     pool("sabotage-own-relaxed", "uses_by_an_owner_and_by_claims_never_overlap_and_see_each_other"),
     pool("sabotage-disown-relaxed", "uses_by_an_owner_and_by_claims_never_overlap_and_see_each_other"),
+    handover("sabotage-publish-relaxed", "what_every_lane_has_passed_is_out_of_use"),
+    handover("sabotage-acknowledge-relaxed", "what_every_lane_has_passed_is_out_of_use"),
+    handover(
+        "sabotage-offline-relaxed",
+        "a_lane_that_is_away_is_not_waited_for_and_comes_back_to_the_newest",
+    ),
+    vhost("sabotage-seal", "refuses_a_file_that_can_shrink_unless_told_to_take_it"),
+    vhost("sabotage-region-size", "a_region_may_end_exactly_where_its_file_does"),
+    vhost("sabotage-region-overlap", "regions_may_touch_and_may_not_overlap_by_a_byte"),
+    vhost("sabotage-translation-bound", "finds_exactly_what_lies_in_one_region"),
     Sabotage {
         package: "dpdk",
         feature: "sabotage-burst-leak",

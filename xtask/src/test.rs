@@ -111,6 +111,12 @@ fn stages(workspace: &Workspace, options: &Options) -> Result<Vec<Stage>, XtaskE
             10,
         ),
         stage("models of the pools", loom_command(workspace), &["test", "-p", "dpdk", "--lib"], 10),
+        stage(
+            "models of the handover to lcores",
+            loom_command(workspace),
+            &["test", "-p", "vhost-port", "--lib", "publication"],
+            10,
+        ),
         stage("DPDK wrapper", workspace.cargo(), &["test", "-p", "dpdk-sys", "-p", "dpdk"], 10),
         stage("switch", with_artifacts(workspace, workspace.cargo()), &["test", "-p", "host-switch"], 15),
         // Ignored by a plain `cargo test`, because they need apt and the built image.
