@@ -186,7 +186,10 @@ mod plain {
                     lane.go_away();
                 });
             }
-            for _ in 0..500 {
+            // The lanes begin away: go on until they have worked for a while.
+            let mut rounds = 0;
+            while rounds < 500 || bursts.load(Ordering::Relaxed) < 5000 {
+                rounds += 1;
                 let replaced = control.current.clone();
                 let generation = control.publish(noting());
                 control.wait_passed(generation, SOON).unwrap();
@@ -198,6 +201,5 @@ mod plain {
         drop(control);
         drop(dropped_by);
         assert!(droppers.iter().all(|dropper| dropper == here));
-        assert!(bursts.load(Ordering::Relaxed) > 500);
     }
 }
