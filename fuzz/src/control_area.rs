@@ -14,6 +14,7 @@ use shm_ring::area::{
 };
 use shm_ring::desc::RawDesc;
 use shm_ring::layout::{CounterLine, PAGE_BYTES, STRIDE_BYTES_DEFAULT, Slot};
+use shm_ring::reference::ReferenceTable;
 use shm_ring::ring::{Consumer, Producer, RingMemory};
 
 use crate::Input;
@@ -73,6 +74,7 @@ fn layout(input: &mut Input<'_>) -> AreaLayout {
         service_name: "fw".to_owned(),
         quota_buffers,
         credit_buffers: 0,
+        references: u32::from(endpoint_id) * 5,
         ring_slots: 8,
         lcores: (0..lcores).collect(),
     };
@@ -87,6 +89,13 @@ fn layout(input: &mut Input<'_>) -> AreaLayout {
         targets: vec![TargetSpec { kind: TargetKind::Port, id: 0, name: "left".to_owned() }],
     };
     AreaLayout::plan(&spec).unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// Every word can be looked at, and none behind the last.
+fn use_references(references: ReferenceTable<'_>) {
+    let count = u16::try_from(references.count()).unwrap_or(u16::MAX);
+    let good = (0..count).filter(|&slot| references.holds(slot, 0)).count();
+    assert!(good <= references.count() && !references.holds(count, 0));
 }
 
 /// Uses everything that was opened: no part overlaps another or leaves the mapping.
@@ -105,6 +114,7 @@ fn use_area(area: &GuestArea<'_>, mapping: Range<usize>) {
         for pair in endpoint.queue_pairs() {
             parts.extend(parts_of(pair.host_to_guest));
             parts.extend(parts_of(pair.guest_to_host));
+            use_references(pair.references);
             use_rings(pair.host_to_guest, pair.guest_to_host);
         }
         endpoint.ask(endpoint.ask_with(1));

@@ -10,7 +10,7 @@
  *   endpoint_table_offset  netvm_endpoint_entry x endpoint_count
  *   ring_table_offset      netvm_ring_entry x ring_count
  *   target_table_offset    netvm_target_entry x target_count
- *   ...                    counters and descriptors of the host
+ *   ...                    counters and descriptors of the host, words of references
  *   guest_section_offset   netvm_guest_words x endpoint_count    guest section: written by the guest only
  *   ...                    counters and descriptors of the guest
  *
@@ -27,6 +27,13 @@
  *      the generation that it came with.
  *   4. When netvm_current is false, or a function returns NETVM_E_PEER: stop, touch no buffer, go to 2.
  *   5. netvm_leave when no buffer is touched any more.
+ *
+ * An observer (access 1) maps the region read-only and is brought references instead of packets: netvm_take, then
+ * netvm_view_copy, which says whether the copy is of use, then the descriptor back as it came, with the code
+ * NETVM_RELEASE. The host ends a reference without waiting; it is given back all the same, once.
+ *
+ * Header and entries of tables may be longer than the structs here: a later minor version adds fields at their ends.
+ * The functions below step over them.
  */
 #ifndef NETVM_H
 #define NETVM_H
@@ -53,6 +60,7 @@
 #define NETVM_DESC_BYTES 16u
 #define NETVM_RING_SLOTS_MIN 8u
 #define NETVM_RING_SLOTS_MAX 32768u
+#define NETVM_REFERENCES_MAX 32768u
 #define NETVM_HEADROOM_BYTES 128u
 #define NETVM_NAME_BYTES 28u
 #define NETVM_FEATURES_KNOWN UINT64_C(0)
@@ -68,6 +76,7 @@
 /* netvm_desc.code from the host */
 #define NETVM_KIND_PACKET 0x01u
 #define NETVM_KIND_EMPTY 0x02u
+#define NETVM_REFERENCE 0x03u /* nothing is lent: see References below */
 
 /* netvm_desc.code to the host */
 #define NETVM_VERDICT_NEXT 0x11u
@@ -75,6 +84,7 @@
 #define NETVM_VERDICT_TO_PORT 0x13u
 #define NETVM_VERDICT_DROP 0x14u
 #define NETVM_VERDICT_RETURN_EMPTY 0x15u
+#define NETVM_RELEASE 0x16u /* gives a reference back; no verdict */
 
 /* netvm_desc.flags; reserved, refused in version 1 */
 #define NETVM_FLAG_MORE 0x01u
@@ -109,6 +119,7 @@
 #define NETVM_E_VERSION (-3)   /* another major version: see version_major of the copy */
 #define NETVM_E_LAYOUT (-4)    /* sizes, places or codes that version 1 does not have */
 #define NETVM_E_REFUSED (-5)   /* the host said no: see refusal in its words */
+#define NETVM_E_EXPIRED (-6)   /* the reference has ended: what was copied is of no use */
 
 /* Head of a control area. */
 struct netvm_control_header {
@@ -178,7 +189,9 @@ struct netvm_ring_entry {
     uint64_t consumed_offset;
     uint64_t descriptors_offset;
     uint64_t metadata_offset;
-    uint8_t reserved1[16];
+    uint64_t references_offset; /* of an observer, towards the guest: a 32-bit word for each reference */
+    uint32_t reference_count;   /* at most NETVM_REFERENCES_MAX */
+    uint32_t reserved1;
 };
 
 struct netvm_target_entry {
@@ -241,7 +254,8 @@ _Static_assert(sizeof(struct netvm_region_header) == 64, "layout");
  *   word 0   bits  0..32  buffer index          word 1   bits  0..16  generation
  *            bits 32..48  data offset, bytes             bits 16..24  kind or verdict
  *            bits 48..64  data length, bytes             bits 24..32  flags
- *                                                        bits 32..64  mark, or target of a verdict
+ *                                                        bits 32..64  mark, or target of a verdict;
+ *                                                                     of a reference: ingress port, slot
  */
 struct netvm_desc {
     uint32_t buffer_index;
@@ -295,6 +309,12 @@ static inline int netvm_inside(uint64_t offset, uint64_t bytes, uint64_t align, 
     return offset % align == 0 && start <= offset && offset <= end && bytes <= end - offset;
 }
 
+/* Whether a struct is no shorter than it was first, in whole words; it may have grown at its end since. */
+static inline int netvm_long_enough(uint64_t found, uint64_t first)
+{
+    return found >= first && found % 8 == 0;
+}
+
 /* Copies and checks the header of a control area mapped at `base`, which is aligned to a page. 0 or NETVM_E_*. */
 static inline int netvm_control_copy(const void *base, uint64_t mapped_bytes, struct netvm_control_header *header)
 {
@@ -310,22 +330,22 @@ static inline int netvm_control_copy(const void *base, uint64_t mapped_bytes, st
     if (header->version_major != NETVM_VERSION_MAJOR)
         return NETVM_E_VERSION;
     uint64_t section = header->guest_section_offset;
-    int fits = header->header_bytes == sizeof(*header) &&
-               header->endpoint_entry_bytes == sizeof(struct netvm_endpoint_entry) &&
-               header->ring_entry_bytes == sizeof(struct netvm_ring_entry) &&
-               header->target_entry_bytes == sizeof(struct netvm_target_entry) &&
-               header->guest_words_bytes == sizeof(struct netvm_guest_words) &&
+    uint64_t header_end = header->header_bytes;
+    int fits = netvm_long_enough(header->header_bytes, sizeof(*header)) &&
+               netvm_long_enough(header->endpoint_entry_bytes, sizeof(struct netvm_endpoint_entry)) &&
+               netvm_long_enough(header->ring_entry_bytes, sizeof(struct netvm_ring_entry)) &&
+               netvm_long_enough(header->target_entry_bytes, sizeof(struct netvm_target_entry)) &&
+               netvm_long_enough(header->guest_words_bytes, sizeof(struct netvm_guest_words)) &&
                header->control_bytes <= mapped_bytes && section <= header->control_bytes &&
                section % NETVM_PAGE_BYTES == 0 && header->access <= 1 &&
                netvm_inside(header->endpoint_table_offset,
-                            (uint64_t)header->endpoint_count * sizeof(struct netvm_endpoint_entry), 8,
-                            sizeof(*header), section) &&
-               netvm_inside(header->ring_table_offset,
-                            (uint64_t)header->ring_count * sizeof(struct netvm_ring_entry), 8, sizeof(*header),
+                            (uint64_t)header->endpoint_count * header->endpoint_entry_bytes, 8, header_end,
                             section) &&
+               netvm_inside(header->ring_table_offset,
+                            (uint64_t)header->ring_count * header->ring_entry_bytes, 8, header_end, section) &&
                netvm_inside(header->target_table_offset,
-                            (uint64_t)header->target_count * sizeof(struct netvm_target_entry), 8,
-                            sizeof(*header), section) &&
+                            (uint64_t)header->target_count * header->target_entry_bytes, 8, header_end,
+                            section) &&
                /* u32 x u32 fits 64 bits */
                header->buffers_offset >= NETVM_PAGE_BYTES && header->buffers_offset <= header->region_bytes &&
                (uint64_t)header->buffer_count * header->buffer_stride_bytes <=
@@ -348,15 +368,16 @@ static inline int netvm_endpoint_copy(void *base, const struct netvm_control_hea
     uint64_t words[sizeof(*facts) / 8];
     if (position >= header->endpoint_count)
         return NETVM_E_LAYOUT;
-    struct netvm_endpoint_entry *table =
-        (struct netvm_endpoint_entry *)(void *)((char *)base + header->endpoint_table_offset);
-    netvm_copy_words(words, &table[position], sizeof(*facts) / 8);
+    struct netvm_endpoint_entry *entry =
+        (struct netvm_endpoint_entry *)(void *)((char *)base + header->endpoint_table_offset +
+                                                (size_t)position * header->endpoint_entry_bytes);
+    netvm_copy_words(words, entry, sizeof(*facts) / 8);
     memcpy(facts, words, sizeof(*facts));
     if ((uint32_t)facts->first_ring + facts->ring_count > header->ring_count ||
-        !netvm_inside(facts->guest_words_offset, sizeof(struct netvm_guest_words), NETVM_CACHE_LINE_BYTES,
+        !netvm_inside(facts->guest_words_offset, header->guest_words_bytes, NETVM_CACHE_LINE_BYTES,
                       header->guest_section_offset, header->control_bytes))
         return NETVM_E_LAYOUT;
-    endpoint->host = &table[position].words;
+    endpoint->host = &entry->words;
     endpoint->own = (struct netvm_guest_words *)(void *)((char *)base + facts->guest_words_offset);
     return 0;
 }
@@ -377,7 +398,7 @@ static inline int netvm_ring_copy(const void *base, const struct netvm_control_h
     if (position >= header->ring_count)
         return NETVM_E_LAYOUT;
     const char *table = (const char *)base + header->ring_table_offset;
-    netvm_copy_words(words, table + (size_t)position * sizeof(*entry), sizeof(*entry) / 8);
+    netvm_copy_words(words, table + (size_t)position * header->ring_entry_bytes, sizeof(*entry) / 8);
     memcpy(entry, words, sizeof(*entry));
     return 0;
 }
@@ -387,7 +408,7 @@ static inline int netvm_ring_locate(void *base, const struct netvm_control_heade
                                     const struct netvm_ring_entry *entry, struct netvm_ring *ring)
 {
     uint64_t split = header->guest_section_offset, end = header->control_bytes;
-    uint64_t host_start = sizeof(*header), line = NETVM_COUNTER_LINE_BYTES;
+    uint64_t host_start = header->header_bytes, line = NETVM_COUNTER_LINE_BYTES;
     int towards_guest = entry->direction == NETVM_HOST_TO_GUEST;
     if (!towards_guest && entry->direction != NETVM_GUEST_TO_HOST)
         return NETVM_E_LAYOUT;
@@ -405,6 +426,30 @@ static inline int netvm_ring_locate(void *base, const struct netvm_control_heade
     ring->consumed = (struct netvm_counter_line *)(void *)((char *)base + entry->consumed_offset);
     ring->slots = (struct netvm_slot *)(void *)((char *)base + entry->descriptors_offset);
     ring->slot_count = entry->slots;
+    return 0;
+}
+
+/* The words of an observer's references in one ring towards it. */
+struct netvm_references {
+    const _Atomic uint32_t *words;
+    uint32_t count;
+};
+
+/* Finds them by the copy of the ring's entry. 0 or NETVM_E_LAYOUT. */
+static inline int netvm_references_locate(const void *base, const struct netvm_control_header *header,
+                                          const struct netvm_ring_entry *entry,
+                                          struct netvm_references *references)
+{
+    references->count = entry->reference_count;
+    references->words = (const _Atomic uint32_t *)base;
+    if (references->count == 0)
+        return 0;
+    if (entry->direction != NETVM_HOST_TO_GUEST || references->count > NETVM_REFERENCES_MAX ||
+        !netvm_inside(entry->references_offset, (uint64_t)references->count * 4, NETVM_CACHE_LINE_BYTES,
+                      header->header_bytes, header->guest_section_offset))
+        return NETVM_E_LAYOUT;
+    references->words =
+        (const _Atomic uint32_t *)(const void *)((const char *)base + entry->references_offset);
     return 0;
 }
 
@@ -580,6 +625,40 @@ static inline void netvm_release(struct netvm_consumer *consumer)
 {
     /* Release: the slots have been read before the host may overwrite them. */
     atomic_store_explicit(&consumer->ring.consumed->value, consumer->taken, memory_order_release);
+}
+
+/* References ---------------------------------------------------------------------------------------------- */
+
+/* Whether the reference held until now: ask after the bytes were copied. */
+static inline int netvm_view_holds(const struct netvm_references *references, struct netvm_desc desc)
+{
+    uint32_t slot = desc.aux >> 16;
+    if (slot >= references->count)
+        return 0;
+    /* Acquire: the bytes that were copied were read before the word is. */
+    atomic_thread_fence(memory_order_acquire);
+    return atomic_load_explicit(&references->words[slot], memory_order_relaxed) == desc.generation;
+}
+
+/* Copies the packet of a reference, or its first `room` bytes. Returns how many, NETVM_E_EXPIRED, or NETVM_E_LAYOUT for
+ * a descriptor that names no part of the region. The packet may be changed by its chain while it is copied. */
+static inline int32_t netvm_view_copy(const struct netvm_references *references, const void *region,
+                                      const struct netvm_control_header *header, struct netvm_desc desc,
+                                      uint8_t *copy, uint32_t room)
+{
+    if (desc.code != NETVM_REFERENCE || desc.flags != 0 || desc.buffer_index >= header->buffer_count ||
+        (uint32_t)desc.data_offset_bytes + desc.data_len_bytes > header->buffer_stride_bytes)
+        return NETVM_E_LAYOUT;
+    if (!netvm_view_holds(references, desc))
+        return NETVM_E_EXPIRED;
+    const _Atomic uint8_t *data =
+        (const _Atomic uint8_t *)(const void *)((const char *)region + header->buffers_offset +
+                                                (size_t)desc.buffer_index * header->buffer_stride_bytes +
+                                                desc.data_offset_bytes);
+    uint32_t bytes = desc.data_len_bytes < room ? desc.data_len_bytes : room;
+    for (uint32_t i = 0; i < bytes; i++)
+        copy[i] = atomic_load_explicit(&data[i], memory_order_relaxed);
+    return netvm_view_holds(references, desc) ? (int32_t)bytes : NETVM_E_EXPIRED;
 }
 
 #endif

@@ -5,9 +5,9 @@
 //!          bits 32..48  data offset, bytes from the start of the buffer
 //!          bits 48..64  data length, bytes
 //! word 1   bits  0..16  generation of the buffer at hand-over
-//!          bits 16..24  code: a kind (host to guest) or a verdict (guest to host)
+//!          bits 16..24  code: a kind or REFERENCE (host to guest), a verdict or RELEASE (guest to host)
 //!          bits 24..32  flags; unknown ones are refused
-//!          bits 32..64  aux: the mark (to the guest), the target (back)
+//!          bits 32..64  aux: the mark (to the guest), the target (back); of a reference, its slot both ways
 //! ```
 //!
 //! All zero is no valid descriptor, so memory that nobody wrote is refused.
@@ -35,11 +35,12 @@ pub struct Desc {
     pub data_len_bytes: u16,
     /// Generation of the buffer at hand-over; a late return of an older loan carries an older one.
     pub generation: u16,
-    /// A [`Kind`] or a [`Verdict`] code.
+    /// The code of a [`Kind`] or a [`Verdict`], [`REFERENCE`] or [`RELEASE`].
     pub code: u8,
     /// Flag bits: see [`FLAGS_KNOWN`].
     pub flags: u8,
-    /// The mark (see [`mark`]) towards the guest; the target id of a verdict towards the host.
+    /// The mark (see [`mark`]) towards the guest; the target id of a verdict towards the host. Of a reference,
+    /// both ways, what [`reference_aux`] makes.
     pub aux: u32,
 }
 
@@ -137,6 +138,26 @@ impl Verdict {
     }
 }
 
+/// The code of a host-to-guest descriptor that brings a reference: see [`crate::reference`]. It is no [`Kind`]:
+/// nothing is lent.
+pub const REFERENCE: u8 = 0x03;
+/// The code of a guest-to-host descriptor that gives a reference back, otherwise as it came. It is no [`Verdict`]:
+/// an observer has none.
+pub const RELEASE: u8 = 0x16;
+
+/// What a reference carries in `aux`: ingress port id low, its slot high.
+#[must_use]
+pub const fn reference_aux(ingress_port: u16, slot: u16) -> u32 {
+    ingress_port as u32 | (slot as u32) << 16
+}
+
+/// The slot of a reference, by its `aux`.
+#[must_use]
+#[allow(clippy::cast_possible_truncation, reason = "the shift leaves sixteen bits")]
+pub const fn reference_slot(aux: u32) -> u16 {
+    (aux >> 16) as u16
+}
+
 /// The mark that a packet carries to the guest in `aux`: ingress port id low, rule mark high.
 #[must_use]
 pub const fn mark(ingress_port: u16, rule_mark: u16) -> u32 {
@@ -167,6 +188,18 @@ mod tests {
     fn unpacking_undoes_packing() {
         let raw = RawDesc { word0: 0x0123_4567_89ab_cdef, word1: 0xfedc_ba98_7654_3210 };
         assert_eq!(raw.unpack().pack(), raw);
+    }
+
+    #[test]
+    fn a_reference_carries_its_slot_beside_the_port() {
+        let aux = reference_aux(0x0102, 0xfffe);
+        assert_eq!((aux, reference_slot(aux)), (0xfffe_0102, 0xfffe));
+    }
+
+    #[test]
+    fn a_reference_is_no_loan_and_its_release_no_verdict() {
+        assert_eq!(Kind::from_code(REFERENCE), None);
+        assert_eq!(Verdict::from_code(RELEASE), None);
     }
 
     #[test]

@@ -7,7 +7,8 @@
 //! endpoint_table_offset  EndpointEntry × endpoint_count    │ host section: the host writes it and never
 //! ring_table_offset      RingEntry × ring_count            │ reads it back; a guest that writes here
 //! target_table_offset    TargetEntry × target_count        │ harms itself only
-//! ...                    CounterLine, descriptors          ┘ (host_to_guest: produced; guest_to_host: consumed)
+//! ...                    CounterLine, descriptors,         ┘ (host_to_guest: produced; guest_to_host: consumed)
+//!                        words of references
 //! guest_section_offset   GuestWords × endpoint_count       ┐ guest section: the guest writes it
 //! ...                    CounterLine, descriptors          ┘ (host_to_guest: consumed; guest_to_host: produced)
 //! ```
@@ -18,6 +19,9 @@
 //! A **region** is the packet memory of one domain: a [`RegionHeader`] in its first page, which the host
 //! writes and never reads, then buffers `buffers_offset + index × buffer_stride_bytes`. The region holds
 //! nothing else; the host trusts no byte of it.
+//!
+//! The header and the entries of a table may be longer than the structs here: a later minor version adds fields at
+//! their ends, and who does not know them steps over them by the sizes that the header gives.
 //!
 //! All integers are little-endian. Fields named `reserved` are zero. The C header `include/netvm.h` says the
 //! same for C guests; a test holds the two against each other.
@@ -43,6 +47,8 @@ pub const DESC_BYTES: usize = size_of::<RawDesc>();
 pub const RING_SLOTS_MIN: u32 = 8;
 /// Most slots of a ring.
 pub const RING_SLOTS_MAX: u32 = 32_768;
+/// Most references that one ring brings at once; a ring back can hold them all.
+pub const REFERENCES_MAX: u32 = RING_SLOTS_MAX;
 /// Smallest region: one 2 MiB page.
 pub const REGION_BYTES_MIN: u64 = 2 << 20;
 /// Smallest control area.
@@ -81,7 +87,7 @@ pub struct ControlHeader {
     pub version_major: u16,
     /// [`VERSION_MINOR`] of the host.
     pub version_minor: u16,
-    /// Size of this struct.
+    /// Size of this struct; at least 128.
     pub header_bytes: u32,
     /// Bytes of the control area in use; the mapping may be longer (a PCI BAR is a power of two).
     pub control_bytes: u64,
@@ -111,17 +117,17 @@ pub struct ControlHeader {
     pub target_table_offset: u32,
     /// Entries of the endpoint table.
     pub endpoint_count: u16,
-    /// Size of an [`EndpointEntry`].
+    /// Size of an [`EndpointEntry`]; at least 128, in eights.
     pub endpoint_entry_bytes: u16,
     /// Entries of the ring table.
     pub ring_count: u16,
-    /// Size of a [`RingEntry`].
+    /// Size of a [`RingEntry`]; at least 64, in eights.
     pub ring_entry_bytes: u16,
     /// Entries of the target table.
     pub target_count: u16,
-    /// Size of a [`TargetEntry`].
+    /// Size of a [`TargetEntry`]; at least 32, in eights.
     pub target_entry_bytes: u16,
-    /// Size of a [`GuestWords`].
+    /// Size of a [`GuestWords`]; at least 512, in eights.
     pub guest_words_bytes: u32,
     /// Zero.
     pub reserved: [u8; 24],
@@ -149,7 +155,7 @@ pub struct EndpointFacts {
     pub first_ring: u16,
     /// How many rings it has.
     pub ring_count: u16,
-    /// Most buffers it may hold at once.
+    /// Most buffers it may hold, or as an observer has references to, at once.
     pub quota_buffers: u32,
     /// Empty buffers it may be lent at once, to make packets of its own.
     pub credit_buffers: u32,
@@ -242,8 +248,13 @@ pub struct RingEntry {
     pub descriptors_offset: u64,
     /// Reserved: where the offload metadata (32 bytes a slot) starts; 0 = none.
     pub metadata_offset: u64,
+    /// Towards the guest, of an observer: where the words of its references start, in the host's section; 64-byte
+    /// aligned. See [`crate::reference`].
+    pub references_offset: u64,
+    /// How many words of references there are: at most [`REFERENCES_MAX`], 0 of any other ring.
+    pub reference_count: u32,
     /// Zero.
-    pub reserved1: [u8; 16],
+    pub reserved1: u32,
 }
 
 /// A service or port that the endpoints of this control area may name in a verdict, 32 bytes.

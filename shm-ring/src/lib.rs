@@ -11,7 +11,7 @@
 //!
 //! [`layout`] says where everything lies, [`desc`] what sixteen bytes of descriptor mean, [`ring`] moves
 //! descriptors, [`area`] lays all of it over memory, [`endpoint`] is both sides of one endpoint's words, and
-//! [`attach`] the handshake between them. `include/netvm.h` is the same for guests in C.
+//! [`attach`] the handshake between them; [`reference`] is how an observer learns that what it copied had changed. `include/netvm.h` is the same for guests in C.
 //! Positions of our rings are called `produced` and `consumed`; head and tail mean too many things.
 //!
 //! # What is proved, and how
@@ -22,6 +22,7 @@
 //! | no wake-up is lost by the doorbell protocol that the layout reserves words for | loom model |
 //! | who sees a nonce, an answer, a confirmation, the end of the feeding or of an epoch sees what belongs to it | loom models |
 //! | the journal never lags what the peer saw; who reads it finds the ledger as of then | loom models |
+//! | a copy of a buffer under a reference that still held holds nothing of what came into that buffer later | loom models |
 //! | a ring is a queue of exactly its slots, and no peer's counter leads beyond it | unit and property tests |
 //! | wherever the host is stopped, no buffer has two holders or none after a take-over | `crash.rs` |
 //! | epochs rise, rings change hands over the lcores only, buffers come home on proof only | walk of every reachable [`attach::AttachMachine`] |
@@ -74,5 +75,6 @@ mod crash;
 pub mod desc;
 pub mod endpoint;
 pub mod layout;
+pub mod reference;
 pub mod ring;
 mod sync;

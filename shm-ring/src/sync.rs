@@ -1,9 +1,11 @@
 //! The atomics in use: those of `core`, loom's when a model runs, or ones that stop the writer in unit tests.
 
+#[cfg(not(loom))]
+pub(crate) use core::sync::atomic::fence;
 #[cfg(not(any(loom, test)))]
 pub(crate) use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 #[cfg(loom)]
-pub(crate) use loom::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+pub(crate) use loom::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 #[cfg(all(test, not(loom)))]
 pub(crate) use stopping::{AtomicU32, AtomicU64, Ordering};
 

@@ -30,6 +30,7 @@ fn endpoint(name: &str, lcores: &[u16]) -> EndpointSpec {
         service_name: name.into(),
         quota_buffers: 100,
         credit_buffers: 3,
+        references: 0,
         ring_slots: 60,
         lcores: lcores.to_vec(),
     }
@@ -140,6 +141,123 @@ fn accepts_a_name_of_28_bytes_and_refuses_29_or_none() {
 }
 
 #[test]
+fn a_guest_steps_over_what_a_newer_minor_version_added_at_the_end_of_entries() {
+    let (layout, memory) = created();
+    let header = layout.header();
+    // The tables anew, with longer entries, behind everything else of the host's section.
+    let entries = [
+        (header.endpoint_table_offset, header.endpoint_count, size_of::<EndpointEntry>(), 8),
+        (header.ring_table_offset, header.ring_count, size_of::<RingEntry>(), 64),
+        (header.target_table_offset, header.target_count, size_of::<TargetEntry>(), 16),
+    ];
+    let moved = [
+        (offset_of!(ControlHeader, endpoint_table_offset), offset_of!(ControlHeader, endpoint_entry_bytes)),
+        (offset_of!(ControlHeader, ring_table_offset), offset_of!(ControlHeader, ring_entry_bytes)),
+        (offset_of!(ControlHeader, target_table_offset), offset_of!(ControlHeader, target_entry_bytes)),
+    ];
+    // Behind the last descriptors towards the guest there is room up to the guest's section.
+    let last = layout.rings().iter().filter(|ring| ring.direction == Direction::HostToGuest as u8);
+    let last = last.map(|ring| ring.descriptors_offset).max().unwrap();
+    let mut next = usize::try_from(last).unwrap() + 64 * 16;
+    for ((table, count, bytes, more), (offset_at, bytes_at)) in entries.into_iter().zip(moved) {
+        memory.poke(offset_at, &u32::try_from(next).unwrap().to_le_bytes());
+        memory.poke(bytes_at, &u16::try_from(bytes + more).unwrap().to_le_bytes());
+        for entry in 0..usize::from(count) {
+            for byte in 0..bytes {
+                memory.poke(next + byte, &memory.peek::<1>(table as usize + entry * bytes + byte));
+            }
+            memory.poke(next + bytes, &vec![0xee; more]);
+            next += bytes + more;
+        }
+    }
+    assert!(next <= usize::try_from(header.guest_section_offset).unwrap(), "{next}");
+    memory.poke(offset_of!(ControlHeader, header_bytes), &128u32.to_le_bytes());
+    let guest = open(&memory).unwrap();
+    assert_eq!(guest.endpoint(1).facts(), &layout.endpoints()[1]);
+    assert_eq!(guest.lcores(0).collect::<Vec<_>>(), [0, 3]);
+    assert_eq!(guest.targets().collect::<Vec<_>>(), spec().targets);
+    // The words behind the facts are those of the moved entry.
+    memory.poke(next_words(&memory, 1, size_of::<EndpointEntry>() + 8), &77u32.to_le_bytes());
+    assert_eq!(guest.endpoint(1).host_epoch(), 77);
+}
+
+/// Where the first word of the host stands in an entry of the endpoint table.
+fn next_words(memory: &Memory, position: usize, entry_bytes: usize) -> usize {
+    let table = memory.peek::<4>(offset_of!(ControlHeader, endpoint_table_offset));
+    u32::from_le_bytes(table) as usize + position * entry_bytes + offset_of!(EndpointEntry, words)
+}
+
+fn observer(references: u32) -> AreaSpec {
+    let mut spec = AreaSpec { access: 1, ..spec() };
+    spec.endpoints[0].references = references;
+    spec
+}
+
+#[test]
+fn an_observer_finds_the_words_of_its_references_on_pages_of_the_host() {
+    let layout = AreaLayout::plan(&observer(33)).unwrap();
+    let memory = Memory::new(layout.bytes());
+    let host = host(&memory, &layout).endpoint(0);
+    let guest = open(&memory).unwrap();
+    let counts = |position| {
+        guest.endpoint(position).queue_pairs().iter().map(|pair| pair.references.count()).collect()
+    };
+    let (observer, other): (Vec<_>, Vec<_>) = (counts(0), counts(1));
+    assert_eq!((observer, other), (vec![33, 33], vec![0]));
+    // Those of another lcore stand elsewhere.
+    host.pair(3).unwrap().references.show(32, 7);
+    let (own, others) = (guest.rings(0, 3).unwrap().references, guest.rings(0, 0).unwrap().references);
+    assert!(own.holds(32, 7) && own.holds(31, 0) && others.holds(32, 0));
+    let split = layout.header().guest_section_offset;
+    for ring in layout.rings().iter().filter(|ring| ring.reference_count > 0) {
+        assert!(ring.references_offset + 4 * 33 <= split);
+    }
+}
+
+#[test]
+fn plans_as_many_references_as_a_ring_back_can_hold_and_refuses_one_more() {
+    let layout = AreaLayout::plan(&observer(32_768)).unwrap();
+    assert!(
+        layout
+            .rings()
+            .iter()
+            .filter(|ring| ring.endpoint == 0 && ring.direction == 2)
+            .all(|ring| ring.slots == 32_768)
+    );
+    let refused = AreaLayout::plan(&observer(32_769)).unwrap_err();
+    assert_eq!(refused.to_string(), "32769 references of a ring, must be at most 32768");
+}
+
+#[test]
+fn refuses_words_of_references_outside_the_hosts_section() {
+    let layout = AreaLayout::plan(&observer(33)).unwrap();
+    let memory = Memory::new(layout.bytes());
+    host(&memory, &layout);
+    let ring =
+        |position: usize| layout.header().ring_table_offset as usize + position * size_of::<RingEntry>();
+    let split = layout.header().guest_section_offset;
+    let count_at = |position| ring(position) + offset_of!(RingEntry, reference_count);
+    let offset_at = ring(0) + offset_of!(RingEntry, references_offset);
+    let mut cases: Vec<(usize, Vec<u8>)> = Vec::new();
+    for offset in [0, 64, split - 64, split, u64::MAX - 127, layout.rings()[0].references_offset + 32] {
+        cases.push((offset_at, offset.to_le_bytes().to_vec()));
+    }
+    cases.push((offset_at, layout.rings()[2].references_offset.to_le_bytes().to_vec()));
+    for count in [32_769_u32, u32::MAX] {
+        cases.push((count_at(0), count.to_le_bytes().to_vec()));
+    }
+    // A ring back brings nothing.
+    cases.push((count_at(1), 1_u32.to_le_bytes().to_vec()));
+    for (at, bytes) in cases {
+        let before: [u8; 8] = memory.peek(at);
+        memory.poke(at, &bytes);
+        assert!(open(&memory).is_err(), "accepted {bytes:x?} at {at}");
+        memory.poke(at, &before);
+    }
+    assert!(open(&memory).is_ok());
+}
+
+#[test]
 fn refuses_an_endpoint_without_lcores_or_with_one_twice() {
     for lcores in [vec![], vec![1, 2, 1]] {
         let mut spec = spec();
@@ -206,7 +324,7 @@ fn refuses_each_field_that_breaks_the_layout() {
     }
     refused!(at!(0, ControlHeader, magic), u64: 0, REGION_MAGIC);
     refused!(at!(0, ControlHeader, version_major), u16: 0, 2, u16::MAX);
-    refused!(at!(0, ControlHeader, header_bytes), u32: 0, 127, 129);
+    refused!(at!(0, ControlHeader, header_bytes), u32: 0, 120, 127, 129, 136);
     refused!(at!(0, ControlHeader, control_bytes), u64: 0, guest_section - 1, guest_section, 65_537, u64::MAX);
     refused!(at!(0, ControlHeader, guest_section_offset), u64: 0, 64, guest_section + 1, guest_section + 4096,
         1 << 40, u64::MAX - 4095);
@@ -226,10 +344,10 @@ fn refuses_each_field_that_breaks_the_layout() {
     refused!(at!(0, ControlHeader, endpoint_count), u16: 1, 3, u16::MAX);
     refused!(at!(0, ControlHeader, ring_count), u16: 0, 5, 7, u16::MAX);
     refused!(at!(0, ControlHeader, target_count), u16: 3, u16::MAX);
-    refused!(at!(0, ControlHeader, endpoint_entry_bytes), u16: 0, 127);
-    refused!(at!(0, ControlHeader, ring_entry_bytes), u16: 0, 65);
-    refused!(at!(0, ControlHeader, target_entry_bytes), u16: 0, 31);
-    refused!(at!(0, ControlHeader, guest_words_bytes), u32: 0, 513);
+    refused!(at!(0, ControlHeader, endpoint_entry_bytes), u16: 0, 120, 127, 129);
+    refused!(at!(0, ControlHeader, ring_entry_bytes), u16: 0, 56, 65);
+    refused!(at!(0, ControlHeader, target_entry_bytes), u16: 0, 24, 31);
+    refused!(at!(0, ControlHeader, guest_words_bytes), u32: 0, 504, 513, 1 << 20);
     refused!(at!(endpoint1, EndpointFacts, first_ring), u16: 0, 3, 5, u16::MAX);
     refused!(at!(endpoint1, EndpointFacts, ring_count), u16: 0, 1, 3, u16::MAX);
     refused!(at!(endpoint1, EndpointFacts, guest_words_offset), u64:

@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
@@ -79,7 +79,7 @@ fn structs() -> Vec<Struct> {
         EndpointEntry = netvm_endpoint_entry { facts, words }
         RingEntry = netvm_ring_entry {
             direction, class as class_, endpoint, lcore, reserved0, slots, doorbell_id, produced_offset,
-            consumed_offset, descriptors_offset, metadata_offset, reserved1,
+            consumed_offset, descriptors_offset, metadata_offset, references_offset, reference_count, reserved1,
         }
         TargetEntry = netvm_target_entry { kind, reserved, id, name }
         GuestWords = netvm_guest_words {
@@ -106,6 +106,7 @@ fn constants() -> Vec<(&'static str, u64)> {
         ("NETVM_DESC_BYTES", layout::DESC_BYTES as u64),
         ("NETVM_RING_SLOTS_MIN", layout::RING_SLOTS_MIN.into()),
         ("NETVM_RING_SLOTS_MAX", layout::RING_SLOTS_MAX.into()),
+        ("NETVM_REFERENCES_MAX", layout::REFERENCES_MAX.into()),
         ("NETVM_HEADROOM_BYTES", layout::HEADROOM_BYTES.into()),
         ("NETVM_NAME_BYTES", layout::NAME_BYTES as u64),
         ("NETVM_FEATURES_KNOWN", layout::FEATURES_KNOWN),
@@ -115,11 +116,13 @@ fn constants() -> Vec<(&'static str, u64)> {
         ("NETVM_TARGET_PORT", shm_ring::area::TargetKind::Port as u64),
         ("NETVM_KIND_PACKET", Kind::Packet as u64),
         ("NETVM_KIND_EMPTY", Kind::Empty as u64),
+        ("NETVM_REFERENCE", desc::REFERENCE.into()),
         ("NETVM_VERDICT_NEXT", Verdict::Next as u64),
         ("NETVM_VERDICT_TO_SERVICE", Verdict::ToService as u64),
         ("NETVM_VERDICT_TO_PORT", Verdict::ToPort as u64),
         ("NETVM_VERDICT_DROP", Verdict::Drop as u64),
         ("NETVM_VERDICT_RETURN_EMPTY", Verdict::ReturnEmpty as u64),
+        ("NETVM_RELEASE", desc::RELEASE.into()),
         ("NETVM_FLAG_MORE", desc::FLAG_MORE.into()),
         ("NETVM_FLAGS_KNOWN", desc::FLAGS_KNOWN.into()),
         ("NETVM_PHASE_DETACHED", HostPhase::Detached as u64),
@@ -305,10 +308,15 @@ fn packet(index: u32, generation: u16) -> Desc {
 
 const QUOTA: u32 = 64;
 
-fn plan() -> AreaLayout {
+fn region() -> RegionGeometry {
+    RegionGeometry::fit(2 << 20, layout::STRIDE_BYTES_DEFAULT, 1).unwrap()
+}
+
+/// The plan for a guest that forwards, or observes by so many references.
+fn plan(references: u32) -> AreaLayout {
     let spec = AreaSpec {
-        region: RegionGeometry::fit(2 << 20, layout::STRIDE_BYTES_DEFAULT, 1).unwrap(),
-        access: 0,
+        region: region(),
+        access: u16::from(references > 0),
         features_offered: 0,
         endpoints: vec![EndpointSpec {
             endpoint_id: 1,
@@ -316,6 +324,7 @@ fn plan() -> AreaLayout {
             service_name: "forwarder".into(),
             quota_buffers: QUOTA,
             credit_buffers: 0,
+            references,
             ring_slots: 16,
             lcores: vec![0],
         }],
@@ -329,16 +338,18 @@ fn host<'m>(file: &'m SharedFile, layout: &AreaLayout) -> HostEndpoint<'m> {
     unsafe { HostArea::create(file.base, file.bytes, layout) }.unwrap().endpoint(0)
 }
 
-/// Starts the guest in C. `name` is the test's own, so that no two compile to the same place.
-fn start_guest(file: &SharedFile, packets: u32, name: &str) -> Guest {
+/// Starts the guest in C; with a region it observes. `name` is the test's own, so that no two compile to the same place.
+fn start_guest(file: &SharedFile, packets: u32, region: Option<&SharedFile>, name: &str) -> Guest {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/c/guest.c");
     let mut command = Command::new(compile(&source, name));
-    Guest(command.arg(file.path()).arg(packets.to_string()).spawn().unwrap())
+    Guest(
+        command.arg(file.path()).arg(packets.to_string()).args(region.map(SharedFile::path)).spawn().unwrap(),
+    )
 }
 
 #[test]
 fn a_guest_in_c_refuses_another_major_version() {
-    let layout = plan();
+    let layout = plan(0);
     let file = SharedFile::new(layout.bytes());
     host(&file, &layout);
     let at = core::mem::offset_of!(layout::ControlHeader, version_major);
@@ -347,15 +358,15 @@ fn a_guest_in_c_refuses_another_major_version() {
     // SAFETY: inside the mapping, aligned, and accessed atomically by whoever else maps it.
     let version = unsafe { AtomicU16::from_ptr(version.cast().as_ptr()) };
     version.store(2, Ordering::Relaxed);
-    assert!(!start_guest(&file, 1, "guest_version").0.wait().unwrap().success());
+    assert!(!start_guest(&file, 1, None, "guest_version").0.wait().unwrap().success());
 }
 
 #[test]
 fn a_guest_in_c_refuses_a_counter_beyond_the_ring() {
-    let layout = plan();
+    let layout = plan(0);
     let file = SharedFile::new(layout.bytes());
     let host = host(&file, &layout);
-    let mut child = start_guest(&file, 1, "guest_counter");
+    let mut child = start_guest(&file, 1, None, "guest_counter");
     let mut machine = AttachMachine::new(0, AttachLimits::default(), 0);
     let mut watch = GuestWatch::default();
     wait_until(&host, &mut machine, &mut watch, AttachState::Attached);
@@ -367,10 +378,10 @@ fn a_guest_in_c_refuses_a_counter_beyond_the_ring() {
 #[test]
 fn a_guest_in_c_takes_packets_and_gives_them_back() {
     const PACKETS: u32 = 5000;
-    let layout = plan();
+    let layout = plan(0);
     let file = SharedFile::new(layout.bytes());
     let host = host(&file, &layout);
-    let mut child = start_guest(&file, PACKETS, "guest");
+    let mut child = start_guest(&file, PACKETS, None, "guest");
 
     let mut machine = AttachMachine::new(0, AttachLimits::default(), 0);
     let mut watch = GuestWatch::default();
@@ -408,4 +419,52 @@ fn a_guest_in_c_takes_packets_and_gives_them_back() {
     assert_eq!(home, [AttachAction::Reclaim]);
     assert!(child.0.wait().unwrap().success());
     assert_eq!(host.counters()[GuestCounter::Received as usize], u64::from(PACKETS));
+}
+
+#[test]
+fn an_observer_in_c_copies_what_it_is_shown_and_notices_the_end_of_a_reference() {
+    const SLOTS: u16 = 4;
+    let layout = plan(SLOTS.into());
+    let (file, packets) = (SharedFile::new(layout.bytes()), SharedFile::new(region().region_bytes));
+    let host = host(&file, &layout);
+    let mut child = start_guest(&file, 3, Some(&packets), "observer");
+    let mut machine = AttachMachine::new(0, AttachLimits::default(), 0);
+    let mut watch = GuestWatch::default();
+    wait_until(&host, &mut machine, &mut watch, AttachState::Attached);
+    let pair = host.queue_pairs()[0];
+    let (show, mut take) = (Producer::new(pair.host_to_guest, None), Consumer::new(pair.guest_to_host));
+    assert_eq!(pair.references.count(), usize::from(SLOTS));
+    let at = usize::try_from(region().buffer_offset(2)).unwrap() + 128;
+    for offset in 0..60 {
+        // SAFETY: inside the mapping, since the buffer is one of the region's.
+        let byte = unsafe { packets.base.add(at + offset) };
+        // SAFETY: as above; whoever else maps it reads it atomically.
+        unsafe { AtomicU8::from_ptr(byte.as_ptr()) }.store(3, Ordering::Relaxed);
+    }
+    let reference = |slot, generation| Desc {
+        code: desc::REFERENCE,
+        aux: desc::reference_aux(5, slot),
+        ..packet(2, generation)
+    };
+    pair.references.show(1, 9);
+    // The last holds, the others have ended: before they came, and in a slot that there is not.
+    let shown = [reference(1, 8), reference(SLOTS, 0), reference(1, 9)];
+    for desc in shown {
+        assert!(show.stage(desc.pack()));
+    }
+    show.publish();
+    let (mut burst, mut back) = ([RawDesc::default(); 4], Vec::new());
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while back.len() < shown.len() {
+        assert!(Instant::now() < deadline, "{} came back", back.len());
+        let count = take.take(&mut burst).unwrap();
+        back.extend(burst[..count].iter().map(|raw| raw.unpack()));
+        take.release();
+        std::thread::yield_now();
+    }
+    assert_eq!(back, shown.map(|desc| Desc { code: desc::RELEASE, ..desc }));
+    wait_until(&host, &mut machine, &mut watch, AttachState::Releasing);
+    assert!(child.0.wait().unwrap().success());
+    let app = GuestCounter::App as usize;
+    assert_eq!(host.counters()[app..app + 2], [60 * 3, 2]);
 }

@@ -13,6 +13,7 @@ use shm_ring::attach::AttachAction;
 use shm_ring::desc::RawDesc;
 use shm_ring::endpoint::{Answer, GuestEndpoint, HostEndpoint, QueuePair};
 use shm_ring::layout::{CounterLine, EndpointFacts, GuestWords, HostWords, NAME_BYTES, Slot};
+use shm_ring::reference::ReferenceTable;
 use shm_ring::ring::{Consumer, Producer, RingMemory};
 
 /// The smallest ring; both counters start at the same value.
@@ -219,7 +220,13 @@ impl Area {
     }
 
     fn pair(&self) -> QueuePair<'_> {
-        QueuePair { lcore: 0, host_to_guest: self.towards.ring(), guest_to_host: self.back.ring() }
+        let references = ReferenceTable::new(&[]);
+        QueuePair {
+            lcore: 0,
+            host_to_guest: self.towards.ring(),
+            guest_to_host: self.back.ring(),
+            references,
+        }
     }
 
     fn host(&self) -> HostEndpoint<'_> {
@@ -357,5 +364,49 @@ fn who_sees_that_the_feeding_has_stopped_sees_the_last_descriptor() {
             take_all_now(area.pair().host_to_guest);
         }
         stopping.join().expect("the host ends");
+    });
+}
+
+#[test]
+fn a_copy_under_a_reference_that_still_holds_is_of_its_own_packet() {
+    loom::model(|| {
+        const OLD: u32 = 1;
+        const NEW: u32 = 2;
+        // The word of the slot, and the packet byte: what comes after the end is another packet's.
+        let words = Arc::new([AtomicU32::new(7)]);
+        let byte = Arc::new(AtomicU32::new(OLD));
+        let (their_words, their_byte) = (Arc::clone(&words), Arc::clone(&byte));
+        let ending = thread::spawn(move || {
+            ReferenceTable::new(&*their_words).show(0, 8);
+            // Whoever gets the buffer next.
+            their_byte.store(NEW, Ordering::Relaxed);
+        });
+        let copied = byte.load(Ordering::Relaxed);
+        if ReferenceTable::new(&*words).holds(0, 7) {
+            assert_eq!(copied, OLD);
+        }
+        ending.join().expect("the host ends");
+    });
+}
+
+#[test]
+fn a_reference_that_comes_out_of_the_ring_is_shown_as_good() {
+    loom::model(|| {
+        let parts = Arc::new(Parts::at(0));
+        let words = Arc::new([AtomicU32::new(7)]);
+        let (theirs, their_words) = (Arc::clone(&parts), Arc::clone(&words));
+        let showing = thread::spawn(move || {
+            let producer = Producer::new(theirs.ring(), None);
+            // The reference before this one has ended: nothing more of it is in the ring.
+            ReferenceTable::new(&*their_words).show(0, 8);
+            assert!(producer.stage(desc(1)));
+            producer.publish();
+        });
+        let mut consumer = Consumer::new(parts.ring());
+        let mut burst = [RawDesc::default(); 8];
+        if consumer.take(&mut burst).expect("an honest producer") == 1 {
+            assert!(ReferenceTable::new(&*words).holds(0, 8));
+        }
+        showing.join().expect("the host ends");
     });
 }

@@ -69,7 +69,7 @@ pub struct DomainCounters {
     pub delivered: u64,
     /// Packets that an edge has let into another domain; they have entered that one as copies.
     pub crossed: u64,
-    /// Copies that observers have given back.
+    /// Copies that observers have given back, or have references to instead.
     pub observed: u64,
     /// Packets that went no further, by reason.
     pub drops: DropCounters,
@@ -93,6 +93,10 @@ pub struct EndpointCounters {
     pub lent: u64,
     /// Empty buffers lent.
     pub lent_empty: u64,
+    /// References brought to an observer.
+    pub referred: u64,
+    /// References that ended because their time was up.
+    pub expired: u64,
     /// Descriptors accepted, whatever their verdict.
     pub returned: u64,
     /// Drops that this endpoint is the cause of (its verdict, its full ring, its quota, its death).
@@ -106,6 +110,8 @@ impl EndpointCounters {
     pub fn merge(&mut self, other: &Self) {
         self.lent += other.lent;
         self.lent_empty += other.lent_empty;
+        self.referred += other.referred;
+        self.expired += other.expired;
         self.returned += other.returned;
         self.drops.merge(&other.drops);
         self.faults.merge(&other.faults);

@@ -62,6 +62,32 @@ pub enum DescFault {
         /// As the endpoint gave it.
         index: u32,
     },
+    /// A reference in a slot that there is not.
+    #[error("slot {slot} of {count} slots of references")]
+    ForeignReference {
+        /// As the observer gave it.
+        slot: u16,
+        /// Slots there are.
+        count: u32,
+    },
+    /// A reference that the observer does not have: given back before, never brought, or to another buffer.
+    #[error("slot {slot} brought no reference to buffer {index} that is still to be given back")]
+    ReferenceNotHeld {
+        /// As the observer gave it.
+        slot: u16,
+        /// As the observer gave it.
+        index: u32,
+    },
+    /// The descriptor is of an older reference.
+    #[error("generation {given} of slot {slot} is not that of the reference it brought last, {current}")]
+    ReferenceGeneration {
+        /// As the observer gave it.
+        slot: u16,
+        /// As the observer gave it.
+        given: u16,
+        /// Of the reference brought last.
+        current: u16,
+    },
     /// The data would lie past the buffer.
     #[error(
         "{data_len_bytes} bytes of data from offset {data_offset_bytes} end past the buffer of {stride_bytes} bytes"
@@ -109,6 +135,12 @@ named_enum! {
         UnknownFlags = "unknown_flags",
         /// See [`DescFault::NotEmpty`].
         NotEmpty = "not_empty",
+        /// See [`DescFault::ForeignReference`].
+        ForeignReference = "foreign_reference",
+        /// See [`DescFault::ReferenceNotHeld`].
+        ReferenceNotHeld = "reference_not_held",
+        /// See [`DescFault::ReferenceGeneration`].
+        ReferenceGeneration = "reference_generation",
         /// See [`DescFault::PastBuffer`].
         PastBuffer = "past_buffer",
         /// See [`DescFault::FrameTooLong`].
@@ -130,6 +162,9 @@ impl DescFault {
             Self::UnknownCode { .. } => DescFaultKind::UnknownCode,
             Self::UnknownFlags { .. } => DescFaultKind::UnknownFlags,
             Self::NotEmpty { .. } => DescFaultKind::NotEmpty,
+            Self::ForeignReference { .. } => DescFaultKind::ForeignReference,
+            Self::ReferenceNotHeld { .. } => DescFaultKind::ReferenceNotHeld,
+            Self::ReferenceGeneration { .. } => DescFaultKind::ReferenceGeneration,
             Self::PastBuffer { .. } => DescFaultKind::PastBuffer,
             Self::FrameTooLong { .. } => DescFaultKind::FrameTooLong,
             Self::FrameTooShort { .. } => DescFaultKind::FrameTooShort,

@@ -29,7 +29,10 @@
         feature = "sabotage-bucket",
         feature = "sabotage-share",
         feature = "sabotage-pin",
-        feature = "sabotage-flow"
+        feature = "sabotage-flow",
+        feature = "sabotage-reference-held",
+        feature = "sabotage-reference-generation",
+        feature = "sabotage-reference-end"
     )
 ))]
 compile_error!("the sabotage features break checks on purpose and never go into a release build");
@@ -54,6 +57,7 @@ pub mod liveness;
 pub mod passage;
 pub mod rate;
 pub mod recovery;
+pub mod references;
 pub mod rule;
 pub mod shard;
 pub mod share;

@@ -462,9 +462,10 @@ impl<'f> Shard<'f> {
     }
 }
 
-/// Where an index of the region lies in the shard of `size` entries from `first`; `None` for another shard's.
+/// Where an index of the region lies in the shard of `size` entries from `first`; `None` for another shard's. Its
+/// callers take the index from a guest.
 #[inline(always)]
-fn local_index(index: u32, first: u32, size: u32) -> Option<usize> {
+pub(crate) fn local_index(index: u32, first: u32, size: u32) -> Option<usize> {
     let local = index_or_none(index, first, size);
     (local != NO_INDEX).then_some(local)
 }

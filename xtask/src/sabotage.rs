@@ -73,6 +73,8 @@ pub const ALL: &[Sabotage] = &[
         "sabotage-feeding-stopped-relaxed",
         "who_sees_that_the_feeding_has_stopped_sees_the_last_descriptor",
     ),
+    ring("sabotage-reference-fence", "a_copy_under_a_reference_that_still_holds_is_of_its_own_packet"),
+    ring("sabotage-view-fence", "a_copy_under_a_reference_that_still_holds_is_of_its_own_packet"),
     Sabotage {
         package: "shm-ring",
         feature: "sabotage-peer-counter",
@@ -116,6 +118,9 @@ pub const ALL: &[Sabotage] = &[
     vhost("sabotage-guest-room", "fills_a_buffer_to_its_end_and_not_one_byte_further"),
     vhost("sabotage-checksum-bound", "completes_a_checksum_at_the_very_end_and_refuses_it_one_byte_later"),
     vhost("sabotage-notify-fence", "no_interrupt_is_missed_by_a_driver_that_asks_and_looks_again"),
+    check("sabotage-reference-held", "refuses_a_reference_that_was_never_brought"),
+    check("sabotage-reference-generation", "refuses_a_reference_of_before"),
+    check("sabotage-reference-end", "a_reference_lasts_until_its_time_is_up_and_not_one_millisecond_longer"),
     pool("sabotage-push-relaxed", "the_owner_sees_what_a_pusher_did_to_each_buffer_it_gave_back"),
     pool("sabotage-take-all-relaxed", "the_owner_sees_what_a_pusher_did_to_each_buffer_it_gave_back"),
     pool("sabotage-own-relaxed", "uses_by_an_owner_and_by_claims_never_overlap_and_see_each_other"),
@@ -147,6 +152,11 @@ pub const ALL: &[Sabotage] = &[
         "sabotage-observer-verdict",
         &["--test", "datapath_observe"],
         "an_observer_sees_what_enters_the_chain_and_changes_nothing_of_it",
+    ),
+    datapath(
+        "sabotage-reference-end",
+        &["--test", "datapath_references"],
+        "a_reference_ends_by_itself_shows_it_and_may_be_given_back_late",
     ),
     datapath("sabotage-egress-reread", SHARED, "headers_rewritten_behind_the_copy_do_not_leave"),
     Sabotage {

@@ -96,6 +96,7 @@ pub fn endpoint(lcores: &[u16]) -> EndpointSpec {
         service_name: "forwarder".into(),
         quota_buffers: QUOTA,
         credit_buffers: CREDIT,
+        references: 0,
         ring_slots: RING_SLOTS,
         lcores: lcores.to_vec(),
     }

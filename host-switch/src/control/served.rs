@@ -333,6 +333,7 @@ impl ServedEndpoint {
             lcore: LcoreId(pair.lcore),
             host_to_guest: Producer::new(pair.host_to_guest, Some(*journal)),
             guest_to_host: Consumer::new(pair.guest_to_host),
+            references: pair.references,
         });
         if let Err(cause) = lending.attach(self.id, handles.collect()) {
             self.fault(&cause, lending);

@@ -105,12 +105,18 @@ pub struct EndpointStatus {
     pub fed: bool,
     /// Buffers it holds.
     pub held: u64,
+    /// References that it has, as an observer of its domain's region; they hold nothing.
+    #[serde(default)]
+    pub references: u64,
+    /// References of its that ended because their time was up.
+    #[serde(default)]
+    pub references_expired: u64,
     /// Buffers that it held when it was released and that wait for proof that nothing of it runs.
     #[serde(default)]
     pub quarantined: u64,
     /// Most buffers it may hold.
     pub quota: u64,
-    /// Packets lent to it.
+    /// Packets lent or shown to it.
     pub received: u64,
     /// Packets it gave back.
     pub returned: u64,

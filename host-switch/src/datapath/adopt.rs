@@ -62,7 +62,11 @@ impl Lcore {
         }
         // An endpoint that was cut off still has loans of its last attach.
         lane.quarantine(&mut domain.cell.borrow());
-        let QueuePairHandle { host_to_guest, guest_to_host, .. } = pair;
+        lane.end_references(&mut domain.cell.borrow());
+        let QueuePairHandle { host_to_guest, guest_to_host, references: table, .. } = pair;
+        if let Some(references) = &mut lane.references {
+            references.take_up(table);
+        }
         lane.take_up(Pair { to_guest: host_to_guest, from_guest: guest_to_host });
         self.live.set(endpoint, true);
         if !self.attached.contains(&endpoint.index()) {
@@ -72,7 +76,8 @@ impl Lcore {
         true
     }
 
-    /// Lets go of an endpoint's rings. What it gave back before that is served; the rest is quarantined.
+    /// Lets go of an endpoint's rings. What it gave back before that is served; the rest is quarantined. References
+    /// end.
     fn release(&mut self, endpoint: EndpointId) -> Released {
         let position = endpoint.index();
         if position >= self.endpoints.len() {
@@ -92,7 +97,9 @@ impl Lcore {
         self.serve_no_more(position);
         let lane = &mut self.endpoints[position];
         lane.let_go();
-        let quarantined = lane.quarantine(&mut self.domains[lane.domain.index()].cell.borrow());
+        let mut shard = self.domains[lane.domain.index()].cell.borrow();
+        lane.end_references(&mut shard);
+        let quarantined = lane.quarantine(&mut shard);
         Released { drained, quarantined }
     }
 
@@ -115,6 +122,12 @@ impl Lcore {
 
     /// Counts every buffer of each shard.
     pub(super) fn audit(&self) -> Vec<ShardReport> {
+        let references_of = |domain| {
+            let observers = self.observing.iter().map(|&position| &self.endpoints[position]);
+            let own =
+                observers.filter(|lane| lane.domain == domain).filter_map(|lane| lane.references.as_ref());
+            own.map(|references| u64::from(references.live())).sum()
+        };
         let reports = self.domains.iter().map(|domain| {
             let id = domain.state.id;
             let in_hand: usize = self.egresses.iter().map(|egress| egress.waiting_of(id)).sum();
@@ -123,6 +136,7 @@ impl Lcore {
                 lcore: self.id,
                 audit: domain.audit(),
                 lcore_in_hand: u32::try_from(in_hand).unwrap_or(u32::MAX),
+                references: references_of(id),
             }
         });
         reports.collect()
@@ -142,6 +156,7 @@ impl Lcore {
                 packets: lane.counters.clone(),
                 held: charged.saturating_sub(lane.quarantined),
                 empties: lane.empties,
+                references: lane.references.as_ref().map_or(0, |references| references.live()),
                 quarantined: lane.quarantined,
                 counter_errors: lane.counter_errors,
                 attached: lane.pair.is_some(),

@@ -15,6 +15,8 @@ pub struct ShardReport {
     pub audit: ShardAudit,
     /// Buffers in the lcore's own containers: packets on their way to a port.
     pub lcore_in_hand: u32,
+    /// References that its observers have, as the lcore counts them.
+    pub references: u64,
 }
 
 impl ShardReport {
@@ -28,7 +30,7 @@ impl ShardReport {
     /// Everything that is wrong; empty when each buffer is accounted for.
     #[must_use]
     pub fn findings(&self) -> Vec<AuditFinding> {
-        let in_hand = InHand { lcore: self.lcore_in_hand, ..InHand::default() };
+        let in_hand = InHand { lcore: self.lcore_in_hand, pmd: None, references: Some(self.references) };
         let mut findings = self.audit.findings(in_hand);
         if self.sum() != u64::from(self.audit.size) && self.audit.sum() == u64::from(self.audit.size) {
             findings.push(AuditFinding::Sum { sum: self.sum(), size: self.audit.size });

@@ -92,6 +92,8 @@ pub struct EndpointSnapshot {
     pub held: u32,
     /// Empty ones among them.
     pub empties: u32,
+    /// References of an observer that hold now.
+    pub references: u32,
     /// Buffers it held when it was released, not yet reclaimed; charged to its quota.
     pub quarantined: u32,
     /// Peer counters that broke their invariant.
@@ -186,6 +188,7 @@ impl CountersSnapshot {
             sum.packets.merge(&one.packets);
             sum.held += one.held;
             sum.empties += one.empties;
+            sum.references += one.references;
             sum.quarantined += one.quarantined;
             sum.counter_errors += one.counter_errors;
             sum.attached = one.attached && (first || sum.attached);

@@ -14,6 +14,7 @@ use switch_core::shard::{Loan, Shard};
 
 use super::domain::Frame;
 use super::limit::Limit;
+use super::references::ReferenceLane;
 use super::spec::EndpointDatapathSpec;
 use super::violations::EndpointViolations;
 
@@ -51,6 +52,8 @@ pub(super) struct EndpointLane {
     pub limit: Option<Box<Limit>>,
     /// What it gives back goes home.
     pub observes: bool,
+    /// What it is shown, if that is by reference.
+    pub references: Option<Box<ReferenceLane>>,
     pub violations: Arc<EndpointViolations>,
 }
 
@@ -65,6 +68,7 @@ impl EndpointLane {
             credit_buffers: share(spec.credit_buffers),
             limit: Limit::part_of(spec.limit, lcores),
             observes: spec.observes,
+            references: spec.references.map(|spec| Box::new(ReferenceLane::new(spec))),
             violations,
             ring_slots: 0,
             pair: None,
@@ -112,11 +116,15 @@ impl EndpointLane {
         quota.min(self.ring_slots).saturating_sub(self.credit_buffers)
     }
 
-    /// Whether it could be lent one more buffer now.
+    /// Whether it could be lent, or have a reference to, one more buffer now.
     pub(super) fn has_room(&mut self, shard: &Shard<'static>) -> bool {
         let room = self.pair.as_mut().map_or(Ok(0), |pair| pair.to_guest.room(1));
         // A broken counter is told when something is lent.
-        room != Ok(0) && shard.is_under_quota(self.id, self.quota_buffers)
+        room != Ok(0)
+            && match &self.references {
+                Some(references) => references.has_room(),
+                None => shard.is_under_quota(self.id, self.quota_buffers),
+            }
     }
 
     /// Whether what it gives back is to be looked at one by one.

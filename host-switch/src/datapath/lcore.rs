@@ -60,6 +60,8 @@ pub(super) struct Lcore {
     pub live: Liveness,
     /// Positions of the endpoints that have a queue pair here.
     pub attached: Vec<usize>,
+    /// Positions of the endpoints that are shown packets by reference.
+    pub observing: Vec<usize>,
     pub throttled: Vec<Throttled>,
     pub shared: SharedPorts,
     /// Of the cycles of this lcore; none for a lone domain.
@@ -109,6 +111,7 @@ impl Lcore {
         }
         self.notice_lost_regions();
         self.end_throttles();
+        self.expire_references();
         self.adopt_messages()
     }
 

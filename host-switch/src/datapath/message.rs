@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::time::Duration;
 
+use shm_ring::reference::ReferenceTable;
 use shm_ring::ring::{Consumer, PeerCounterError, Producer};
 use switch_core::fault::DescFault;
 use switch_core::forwarding::Forwarding;
@@ -23,6 +24,8 @@ pub struct QueuePairHandle {
     pub host_to_guest: Producer<'static>,
     /// Back from it.
     pub guest_to_host: Consumer<'static>,
+    /// The words of its references, if it observes by them.
+    pub references: ReferenceTable<'static>,
 }
 
 /// What became of an endpoint's buffers when its rings were taken from the lcores.

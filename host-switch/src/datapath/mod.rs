@@ -17,7 +17,7 @@
 //! | `violations` | what control watches |
 //! | `domain`, `endpoint`, `ingress`, `egress` | what an lcore has of each |
 //! | `shared_ports`, `shared_ingress`, `shared_egress` | ports of several domains |
-//! | `observe` | copies for those who watch |
+//! | `observe`, `references` | copies and references for those who watch |
 //! | `handoff` | frames for a port whose queue another lcore owns |
 //! | `shard_cell` | the ledger shared between an lcore and its mempool |
 //! | `sample` | the proof that nothing was copied |
@@ -51,6 +51,7 @@ mod limit;
 mod message;
 mod observe;
 mod port;
+mod references;
 mod returns;
 mod route;
 mod sample;
@@ -83,6 +84,7 @@ pub use idle::Idle;
 pub use message::{Event, QueuePairHandle, Released};
 pub use spec::{
     DatapathSpec, DomainSpec, EndpointDatapathSpec, LcoreSpec, NicSpec, PortDevice, PortPool, PortSpec,
+    ReferenceSpec,
 };
 pub use violations::ViolationCounts;
 

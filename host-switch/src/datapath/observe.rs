@@ -1,8 +1,10 @@
-//! Copies of packets for those who watch: made as a packet enters its chain, into the observer's own region.
+//! Packets for those who watch, shown as a packet enters its chain: by a copy into the observer's own region, or by a
+//! reference, to one that maps the region of its domain read-only.
 //!
 //! A chain never waits for its observers: what one has no room for is its own loss, counted at it as
 //! `observer_full`. Each copy goes over an edge like any other packet that leaves its domain, and what an observer
-//! gives back is freed, whatever it says of it.
+//! gives back is freed, whatever it says of it. A packet that enters elsewhere than in the region that an observer
+//! maps (in that of a function that works on copies) is copied there first, and the copy is what it refers to.
 
 use switch_core::drop_reason::DropReason;
 use switch_core::forwarding::Decision;
@@ -61,7 +63,7 @@ impl Lcore {
         let mut viewers = std::mem::take(&mut self.viewers);
         viewers.extend(self.forwarding.observers_of_flow(observers, decision.path.flow_hash, &self.live));
         for viewer in viewers.drain(..) {
-            if let Err(reason) = self.copy_to(viewer, domain, frame, decision, header)
+            if let Err(reason) = self.show_to(viewer, domain, frame, decision, header)
                 && let Some(lane) = self.endpoints.get_mut(viewer.index())
             {
                 lane.counters.drops.add(reason, 1);
@@ -70,7 +72,29 @@ impl Lcore {
         self.viewers = viewers;
     }
 
-    /// Lends an observer a copy of a frame. On refusal it has lost its view, and nothing else has changed.
+    /// On refusal the observer has lost its view, and nothing else has changed.
+    fn show_to(
+        &mut self,
+        viewer: EndpointId,
+        domain: DomainId,
+        frame: Frame,
+        decision: Decision,
+        header: &HeaderCopy,
+    ) -> Result<(), DropReason> {
+        let lane = self.endpoints.get_mut(viewer.index()).ok_or(DropReason::ServiceDead)?;
+        if lane.references.is_none() || lane.domain != domain {
+            return self.copy_to(viewer, domain, frame, decision, header);
+        }
+        let mut broken = None;
+        let mut shard = self.domains[domain.index()].cell.borrow();
+        let shown = lane.refer(&mut shard, frame, decision.path, self.now_ms, &mut broken);
+        if let Some(error) = broken {
+            cut_off(lane, &mut self.live, &mut self.events, self.id, error);
+        }
+        shown
+    }
+
+    /// Lends an observer a copy of a frame, or brings it a reference to one.
     fn copy_to(
         &mut self,
         viewer: EndpointId,
@@ -94,17 +118,24 @@ impl Lcore {
             .map_err(|_| DropReason::ObserverFull)?;
         let mut broken = None;
         let mut shard = target.cell.borrow();
-        let lent = lane.lend(&mut shard, copy, Kind::Packet, decision.path, &mut broken);
+        let refers = lane.references.is_some();
+        let shown = if refers {
+            lane.refer(&mut shard, copy, decision.path, self.now_ms, &mut broken)
+        } else {
+            lane.lend(&mut shard, copy, Kind::Packet, decision.path, &mut broken)
+        };
         if let Some(error) = broken {
             cut_off(lane, &mut self.live, &mut self.events, self.id, error);
         }
-        if lent.is_err() {
+        if refers || shown.is_err() {
+            // Nobody holds what is only referred to: it goes home when the reference ends.
             shard.give(&[copy.index.0]);
-            return Err(DropReason::ObserverFull);
         }
+        shown.map_err(|_| DropReason::ObserverFull)?;
         edge.counters.packets += 1;
         edge.counters.bytes += u64::from(frame.len_bytes);
         target.state.counters.entered += 1;
+        target.state.counters.observed += u64::from(refers);
         Ok(())
     }
 }

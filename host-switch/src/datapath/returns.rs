@@ -14,6 +14,7 @@ use super::domain::{DomainLane, Frame};
 use super::endpoint::{EndpointLane, aux_of};
 use super::lcore::Lcore;
 use super::message::Event;
+use super::references::take_references;
 use super::route::{EventSink, Route, cut_off};
 
 impl Lcore {
@@ -186,6 +187,9 @@ fn serve_singly(
     header: &mut HeaderCopy,
 ) -> u64 {
     let EndpointLane { id, observes, .. } = route.endpoints[position];
+    if route.endpoints[position].references.is_some() {
+        return take_references(route, position, returns);
+    }
     let limits = route.domain.limits;
     let mut accepted = 0;
     for raw in returns {
@@ -223,7 +227,7 @@ fn serve_singly(
 /// Counts a refused descriptor. Control hears of the first one; a guest that floods us with them moves a
 /// counter and nothing else.
 #[cold]
-fn refuse(lane: &mut EndpointLane, events: &mut EventSink, fault: DescFault) {
+pub(super) fn refuse(lane: &mut EndpointLane, events: &mut EventSink, fault: DescFault) {
     lane.counters.faults.add(fault.kind(), 1);
     lane.violations.count_descriptor();
     if !lane.fault_told {

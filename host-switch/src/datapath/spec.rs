@@ -137,6 +137,15 @@ pub enum PortPool {
     Private,
 }
 
+/// References that an observer may have, on each lcore.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReferenceSpec {
+    /// How many at once.
+    pub count: u16,
+    /// When each ends, at the latest.
+    pub lifetime_ms: u16,
+}
+
 /// One endpoint, attached or not.
 #[derive(Clone, Copy, Debug)]
 pub struct EndpointDatapathSpec {
@@ -150,6 +159,8 @@ pub struct EndpointDatapathSpec {
     pub credit_buffers: u32,
     /// It is shown packets: what it gives back goes home, whatever it says.
     pub observes: bool,
+    /// It is shown them by reference, in the region of its domain; none: by copy, in one of its own.
+    pub references: Option<ReferenceSpec>,
     /// How many packets it may give back to be sent on, on all lcores together.
     pub limit: Option<RateSpec>,
 }

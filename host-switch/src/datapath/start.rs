@@ -115,11 +115,14 @@ impl Parts {
         for (position, ingress) in own {
             domains[ingress.domain.index()].ingresses.push(position);
         }
+        let observing = (0..endpoints.len()).filter(|&position| endpoints[position].references.is_some());
+        let observing: Vec<usize> = observing.collect();
         Lcore {
             id: spec.id,
             lcores,
             cpu: spec.cpu,
             attached: Vec::with_capacity(endpoints.len()),
+            observing,
             throttled: Vec::new(),
             shared,
             shares,

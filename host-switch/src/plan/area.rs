@@ -96,6 +96,7 @@ fn endpoint(config: &Config, listing: &EndpointListing<'_>) -> EndpointSpec {
         service_name: config.services[endpoint.service.index()].name.clone(),
         quota_buffers: endpoint.quota_buffers,
         credit_buffers: endpoint.credit_buffers,
+        references: super::references(config, listing).map_or(0, |references| references.count.into()),
         ring_slots: endpoint.ring_slots,
         lcores: (0..).zip(&config.switch.lcores).map(|(lcore, _)| lcore).collect(),
     }

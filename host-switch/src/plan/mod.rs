@@ -12,7 +12,7 @@ mod port;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use security_domains::{Config, HiddenDomain, Idle as IdleWord, Owner, Pages as PagesWord};
+use security_domains::{Config, EndpointListing, HiddenDomain, Idle as IdleWord, Owner, Pages as PagesWord};
 use shm_ring::area::{AreaError, AreaLayout};
 use switch_core::forwarding::Forwarding;
 use switch_core::ids::{DomainId, EndpointId, LcoreId};
@@ -21,7 +21,7 @@ use switch_core::snapshot::SnapshotError;
 
 use crate::control::policy::Policy;
 use crate::control::protocol::ClientKind;
-use crate::datapath::{EndpointDatapathSpec, Idle, LcoreSpec, PortSpec};
+use crate::datapath::{EndpointDatapathSpec, Idle, LcoreSpec, PortSpec, ReferenceSpec};
 use crate::region::{Pages, ShardSize};
 
 pub use area::OwnerPlan;
@@ -234,13 +234,14 @@ fn pages(word: PagesWord) -> Pages {
 }
 
 fn endpoints(config: &Config) -> Vec<EndpointPlan> {
-    let plan = |listing: security_domains::EndpointListing<'_>| EndpointPlan {
+    let plan = |listing: EndpointListing<'_>| EndpointPlan {
         datapath: EndpointDatapathSpec {
             id: EndpointId(listing.endpoint.id.0),
             domain: DomainId(listing.region.0),
             quota_buffers: listing.endpoint.quota_buffers,
             credit_buffers: listing.endpoint.credit_buffers,
             observes: config.services[listing.endpoint.service.index()].observes,
+            references: references(config, &listing),
             limit: edge::rate(listing.endpoint.limit),
         },
         service: config.services[listing.endpoint.service.index()].name.clone(),
@@ -249,6 +250,17 @@ fn endpoints(config: &Config) -> Vec<EndpointPlan> {
         name: listing.name,
     };
     config.endpoints().into_iter().map(plan).collect()
+}
+
+/// What an observer of its domain's region may have references to: its lcores share them, and each brings at least
+/// one.
+fn references(config: &Config, listing: &EndpointListing<'_>) -> Option<ReferenceSpec> {
+    let pins = match listing.owner {
+        Owner::Vm(id) => config.vms[id.index()].pins,
+        Owner::Process(id) => config.processes[id.index()].pins,
+    }?;
+    let lcores = u16::try_from(config.switch.lcores.len()).unwrap_or(u16::MAX);
+    Some(ReferenceSpec { count: (pins.buffers_max / lcores.max(1)).max(1), lifetime_ms: pins.ms_max })
 }
 
 fn client_kind(owner: Owner) -> ClientKind {

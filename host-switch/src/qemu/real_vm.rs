@@ -83,6 +83,7 @@ fn areas() -> Vec<SharedArea> {
         service_name: "forwarder".to_owned(),
         quota_buffers: 64,
         credit_buffers: 0,
+        references: 0,
         ring_slots: 64,
         lcores: vec![0],
     };

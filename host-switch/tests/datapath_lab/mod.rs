@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use dpdk::{Eal, EalOptions, LogLevel};
 use host_switch::datapath::{
     CountersSnapshot, Datapath, DatapathSpec, DomainSpec, EndpointDatapathSpec, Idle, LcoreSpec, PortDevice,
-    PortPool, PortSpec, QueuePairHandle, ShardReport,
+    PortPool, PortSpec, QueuePairHandle, ReferenceSpec, ShardReport,
 };
 use host_switch::region::{LedgerFile, Mapping, Pages, Region, ShardSize, SharedMemory};
 use shm_ring::area::{AreaLayout, AreaSpec, EndpointSpec, GuestArea, HostArea};
@@ -58,6 +58,8 @@ pub struct LabSpec {
     pub rules: Vec<Rule>,
     /// Endpoints that are shown the packets of the first chain.
     pub observers: Vec<usize>,
+    /// The observers see by reference.
+    pub references: Option<ReferenceSpec>,
     pub edges: Vec<EdgeSpec>,
     /// By domain; where the list is too short, 1.
     pub shares: Vec<u16>,
@@ -100,6 +102,7 @@ impl LabSpec {
             shared_ports: Vec::new(),
             rules: Vec::new(),
             observers: Vec::new(),
+            references: None,
             edges: Vec::new(),
             shares: Vec::new(),
             domain_limit: None,
@@ -198,6 +201,7 @@ impl Lab {
             quota_buffers: spec.quota_buffers,
             credit_buffers: spec.credit_buffers,
             observes: spec.observers.contains(&number),
+            references: spec.references.filter(|_| spec.observers.contains(&number)),
             limit: spec.endpoint_limit,
         });
         let datapath = Datapath::start(
@@ -243,6 +247,7 @@ impl Lab {
                 lcore: LcoreId(pair.lcore),
                 host_to_guest: Producer::new(pair.host_to_guest, Some(self.ledger.journal(ring))),
                 guest_to_host: Consumer::new(pair.guest_to_host),
+                references: pair.references,
             }
         });
         self.datapath().attach(endpoint(number), pairs.collect())
@@ -335,6 +340,7 @@ fn control_area(spec: &LabSpec, region: &Region, lcores: &[u16]) -> (HostArea<'s
         service_name: format!("service{number}"),
         quota_buffers: spec.quota_buffers,
         credit_buffers: spec.credit_buffers,
+        references: spec.references.map_or(0, |references| references.count.into()),
         ring_slots: spec.ring_slots,
         lcores: lcores.to_vec(),
     });

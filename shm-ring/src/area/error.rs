@@ -3,8 +3,8 @@
 use core::fmt;
 
 use crate::layout::{
-    DATA_ROOM_BYTES_MIN, HEADROOM_BYTES, NAME_BYTES, REGION_BYTES_MIN, RING_SLOTS_MAX, RING_SLOTS_MIN,
-    STRIDE_BYTES_MAX, VERSION_MAJOR,
+    DATA_ROOM_BYTES_MIN, HEADROOM_BYTES, NAME_BYTES, REFERENCES_MAX, REGION_BYTES_MIN, RING_SLOTS_MAX,
+    RING_SLOTS_MIN, STRIDE_BYTES_MAX, VERSION_MAJOR,
 };
 
 /// Why an area cannot be planned or opened.
@@ -39,6 +39,11 @@ pub enum AreaError {
     RingSlots {
         /// Slots asked for or found.
         slots: u32,
+    },
+    /// More references than a ring may bring.
+    References {
+        /// References asked for or found.
+        count: u32,
     },
     /// More entries than the table's 16-bit count holds.
     TooMany {
@@ -76,13 +81,13 @@ pub enum AreaError {
         /// What the host wrote.
         host_major: u16,
     },
-    /// The size of a struct differs, although the major version is the same.
+    /// A struct is shorter than its major version has it, or no multiple of eight bytes.
     EntryBytes {
         /// Which struct.
         what: &'static str,
         /// Bytes found.
         found: u32,
-        /// Bytes expected.
+        /// Least bytes.
         expected: usize,
     },
     /// Something lies outside the section of its writer.
@@ -165,6 +170,9 @@ impl fmt::Display for AreaError {
                     "ring of {slots} slots, must be a power of two from {RING_SLOTS_MIN} to {RING_SLOTS_MAX}"
                 )
             }
+            Self::References { count } => {
+                write!(f, "{count} references of a ring, must be at most {REFERENCES_MAX}")
+            }
             Self::TooMany { table, count } => {
                 write!(f, "{count} entries in the {table} table, at most {} fit", u16::MAX)
             }
@@ -188,7 +196,10 @@ impl fmt::Display for AreaError {
                 "the host speaks layout version {host_major}, this guest library speaks version {VERSION_MAJOR}"
             ),
             Self::EntryBytes { what, found, expected } => {
-                write!(f, "{what} of {found} bytes, layout version {VERSION_MAJOR} has {expected}")
+                write!(
+                    f,
+                    "{what} of {found} bytes, layout version {VERSION_MAJOR} has at least {expected}, in eights"
+                )
             }
             Self::OutsideSection { what, offset, bytes, section_start, section_end } => write!(
                 f,

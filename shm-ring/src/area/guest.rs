@@ -34,7 +34,7 @@ impl<'m> GuestArea<'m> {
         let table = u64::from(tables.header.endpoint_table_offset);
         let mut endpoints = Vec::with_capacity(tables.endpoints.len());
         for (position, facts) in tables.endpoints.iter().enumerate() {
-            let entry = table + position as u64 * size_of::<EndpointEntry>() as u64;
+            let entry = table + position as u64 * u64::from(tables.header.endpoint_entry_bytes);
             let rings = tables.rings_of(position).unwrap_or_default();
             endpoints.push(GuestEndpoint::new(
                 *facts,

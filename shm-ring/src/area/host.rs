@@ -8,6 +8,7 @@ use super::mapping::Mapping;
 use super::plan::AreaLayout;
 use crate::endpoint::{HostEndpoint, QueuePair};
 use crate::layout::{ControlHeader, Direction, EndpointEntry, RingEntry};
+use crate::reference::ReferenceTable;
 use crate::ring::RingMemory;
 use crate::sync::Ordering;
 
@@ -145,6 +146,9 @@ pub(super) fn locate_pairs<'m>(
             lcore: towards_guest.lcore,
             host_to_guest: locate(towards_guest)?,
             guest_to_host: locate(back)?,
+            references: ReferenceTable::new(
+                mapping.references(towards_guest.references_offset, towards_guest.reference_count)?,
+            ),
         });
     }
     Ok(pairs)

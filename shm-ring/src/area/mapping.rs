@@ -1,7 +1,7 @@
 //! The shared memory itself. All unsafe code of the area is here, under these laws:
 //!
 //! - References are made only to structs of nothing but atomics ([`CounterLine`], [`Slot`], [`HostWords`],
-//!   [`GuestWords`]); a peer that writes meanwhile breaks no aliasing rule, and every bit pattern is valid.
+//!   [`GuestWords`]) and to atomic words; a peer that writes meanwhile breaks no aliasing rule, and every bit pattern is valid.
 //! - Header and tables are written and copied by atomic words, never through a reference.
 //! - Every access is checked against the mapped length and for alignment right here, whoever asks.
 
@@ -16,6 +16,7 @@ use crate::layout::{
     ControlHeader, CounterLine, EndpointFacts, GuestWords, HostWords, PAGE_BYTES, REGION_MAGIC, RegionHeader,
     RingEntry, Slot, TargetEntry, VERSION_MAJOR, VERSION_MINOR,
 };
+use crate::sync::AtomicU32;
 
 /// Structs that are plain bytes.
 ///
@@ -48,6 +49,8 @@ unsafe impl Shared for HostWords {}
 unsafe impl Shared for GuestWords {}
 // SAFETY: is one.
 unsafe impl Shared for AtomicU64 {}
+// SAFETY: is one.
+unsafe impl Shared for AtomicU32 {}
 
 /// One mapping of a control area or region, by its own length.
 pub(super) struct Mapping<'m> {
@@ -108,6 +111,10 @@ impl<'m> Mapping<'m> {
     }
 
     pub(super) fn slots(&self, offset: u64, count: u32) -> Result<&'m [Slot], AreaError> {
+        self.shared(offset, u64::from(count))
+    }
+
+    pub(super) fn references(&self, offset: u64, count: u32) -> Result<&'m [AtomicU32], AreaError> {
         self.shared(offset, u64::from(count))
     }
 

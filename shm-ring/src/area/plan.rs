@@ -6,8 +6,8 @@ use alloc::vec::Vec;
 use super::{AreaError, RegionGeometry};
 use crate::layout::{
     CACHE_LINE_BYTES, CONTROL_BYTES_MIN, CONTROL_MAGIC, COUNTER_LINE_BYTES, ControlHeader, DESC_BYTES,
-    Direction, EndpointEntry, EndpointFacts, GuestWords, NAME_BYTES, PAGE_BYTES, RING_SLOTS_MAX,
-    RING_SLOTS_MIN, RingEntry, TargetEntry, VERSION_MAJOR, VERSION_MINOR,
+    Direction, EndpointEntry, EndpointFacts, GuestWords, NAME_BYTES, PAGE_BYTES, REFERENCES_MAX,
+    RING_SLOTS_MAX, RING_SLOTS_MIN, RingEntry, TargetEntry, VERSION_MAJOR, VERSION_MINOR,
 };
 
 /// What a control area is for.
@@ -38,6 +38,8 @@ pub struct EndpointSpec {
     pub quota_buffers: u32,
     /// Empty buffers it may be lent at once.
     pub credit_buffers: u32,
+    /// References that each of its queue pairs may bring at once: of an observer; else 0.
+    pub references: u32,
     /// Slots wanted for each ring; rounded up to a power of two.
     pub ring_slots: u32,
     /// One queue pair for each.
@@ -89,8 +91,8 @@ pub struct AreaLayout {
 impl AreaLayout {
     /// Lays out a control area.
     ///
-    /// Rings towards the guest have `ring_slots` slots, rings back at least `quota_buffers`, so that an
-    /// honest guest can always give back what it holds.
+    /// Rings towards the guest have `ring_slots` slots, rings back at least `quota_buffers` and `references`, so
+    /// that an honest guest can always give back what it has.
     ///
     /// # Errors
     /// Naming the figure that breaks a rule of the layout.
@@ -111,6 +113,7 @@ impl AreaLayout {
         let mut endpoints = plan_endpoints(&spec.endpoints)?;
         let mut rings = plan_rings(&spec.endpoints)?;
         place_rings(&mut rings, &mut host, Direction::HostToGuest);
+        place_references(&mut rings, &mut host);
         let guest_section_offset = host.next.next_multiple_of(PAGE_BYTES as u64);
         let mut guest = Cursor { next: guest_section_offset };
         for endpoint in &mut endpoints {
@@ -244,8 +247,11 @@ fn plan_endpoints(specs: &[EndpointSpec]) -> Result<Vec<EndpointFacts>, AreaErro
 fn plan_rings(specs: &[EndpointSpec]) -> Result<Vec<RingEntry>, AreaError> {
     let mut rings = Vec::new();
     for (endpoint, spec) in specs.iter().enumerate() {
+        if spec.references > REFERENCES_MAX {
+            return Err(AreaError::References { count: spec.references });
+        }
         let towards_guest = round_slots(spec.ring_slots)?;
-        let back = round_slots(spec.ring_slots.max(spec.quota_buffers))?;
+        let back = round_slots(spec.ring_slots.max(spec.quota_buffers).max(spec.references))?;
         for &lcore in &spec.lcores {
             for (direction, slots) in
                 [(Direction::HostToGuest, towards_guest), (Direction::GuestToHost, back)]
@@ -262,7 +268,9 @@ fn plan_rings(specs: &[EndpointSpec]) -> Result<Vec<RingEntry>, AreaError> {
                     consumed_offset: 0,
                     descriptors_offset: 0,
                     metadata_offset: 0,
-                    reserved1: [0; 16],
+                    references_offset: 0,
+                    reference_count: if direction == Direction::HostToGuest { spec.references } else { 0 },
+                    reserved1: 0,
                 });
             }
         }
@@ -293,6 +301,14 @@ fn place_rings(rings: &mut [RingEntry], section: &mut Cursor, produced_here: Dir
     }
     for ring in rings.iter_mut().filter(|ring| ring.direction == produced_here as u8) {
         ring.descriptors_offset = section.take(u64::from(ring.slots) * DESC_BYTES as u64, line);
+    }
+}
+
+/// Places the words of references; those of each lcore on lines of their own.
+fn place_references(rings: &mut [RingEntry], host: &mut Cursor) {
+    for ring in rings.iter_mut().filter(|ring| ring.reference_count > 0) {
+        let words_bytes = u64::from(ring.reference_count) * size_of::<u32>() as u64;
+        ring.references_offset = host.take(words_bytes, COUNTER_LINE_BYTES as u64);
     }
 }
 

@@ -9,8 +9,8 @@ use super::plan::TargetKind;
 use super::{AreaError, RegionGeometry};
 use crate::layout::{
     CACHE_LINE_BYTES, CONTROL_MAGIC, COUNTER_LINE_BYTES, ControlHeader, DESC_BYTES, Direction, EndpointEntry,
-    EndpointFacts, GuestWords, NAME_BYTES, PAGE_BYTES, RING_SLOTS_MAX, RING_SLOTS_MIN, RingEntry,
-    TargetEntry, VERSION_MAJOR, unpad_name,
+    EndpointFacts, GuestWords, NAME_BYTES, PAGE_BYTES, REFERENCES_MAX, RING_SLOTS_MAX, RING_SLOTS_MIN,
+    RingEntry, TargetEntry, VERSION_MAJOR, unpad_name,
 };
 
 /// Copies of what the host wrote, checked.
@@ -37,16 +37,12 @@ impl Tables {
             mapping,
             header.endpoint_table_offset,
             header.endpoint_count,
-            size_of::<EndpointEntry>() as u64,
+            header.endpoint_entry_bytes,
         )?;
         let rings =
-            copy_table(mapping, header.ring_table_offset, header.ring_count, size_of::<RingEntry>() as u64)?;
-        let targets = copy_table(
-            mapping,
-            header.target_table_offset,
-            header.target_count,
-            size_of::<TargetEntry>() as u64,
-        )?;
+            copy_table(mapping, header.ring_table_offset, header.ring_count, header.ring_entry_bytes)?;
+        let targets =
+            copy_table(mapping, header.target_table_offset, header.target_count, header.target_entry_bytes)?;
         let region = RegionGeometry::from_header(&header)?;
         let tables = Self { header, region, endpoints, rings, targets };
         tables.check_places()?;
@@ -59,16 +55,16 @@ impl Tables {
     fn check_places(&self) -> Result<(), AreaError> {
         let header = &self.header;
         let mut places = Places { header, taken: Vec::new() };
-        places.host("header", 0, size_of::<ControlHeader>() as u64, 8)?;
-        let table = |count: u16, entry: usize| u64::from(count) * entry as u64;
-        let endpoint_table_bytes = table(header.endpoint_count, size_of::<EndpointEntry>());
+        places.host("header", 0, header.header_bytes.into(), 8)?;
+        let table = |count: u16, entry_bytes: u16| u64::from(count) * u64::from(entry_bytes);
+        let endpoint_table_bytes = table(header.endpoint_count, header.endpoint_entry_bytes);
         places.host("endpoint table", header.endpoint_table_offset.into(), endpoint_table_bytes, 8)?;
-        let ring_table_bytes = table(header.ring_count, size_of::<RingEntry>());
+        let ring_table_bytes = table(header.ring_count, header.ring_entry_bytes);
         places.host("ring table", header.ring_table_offset.into(), ring_table_bytes, 8)?;
-        let target_table_bytes = table(header.target_count, size_of::<TargetEntry>());
+        let target_table_bytes = table(header.target_count, header.target_entry_bytes);
         places.host("target table", header.target_table_offset.into(), target_table_bytes, 8)?;
         for endpoint in &self.endpoints {
-            let words_bytes = size_of::<GuestWords>() as u64;
+            let words_bytes = u64::from(header.guest_words_bytes);
             places.guest("guest words", endpoint.guest_words_offset, words_bytes, CACHE_LINE_BYTES.into())?;
         }
         for ring in &self.rings {
@@ -132,7 +128,7 @@ fn check_header(header: &ControlHeader, mapped_bytes: u64) -> Result<(), AreaErr
         ("target entry", header.target_entry_bytes.into(), size_of::<TargetEntry>()),
         ("guest words", header.guest_words_bytes, size_of::<GuestWords>()),
     ] {
-        if found as usize != expected {
+        if (found as usize) < expected || !found.is_multiple_of(8) {
             return Err(AreaError::EntryBytes { what, found, expected });
         }
     }
@@ -162,9 +158,11 @@ fn copy_table<T: Plain>(
     mapping: &Mapping<'_>,
     table_offset: u32,
     count: u16,
-    entry_bytes: u64,
+    entry_bytes: u16,
 ) -> Result<Vec<T>, AreaError> {
-    (0..u64::from(count)).map(|entry| mapping.copy(u64::from(table_offset) + entry * entry_bytes)).collect()
+    (0..u64::from(count))
+        .map(|entry| mapping.copy(u64::from(table_offset) + entry * u64::from(entry_bytes)))
+        .collect()
 }
 
 fn check_name(field: &[u8; NAME_BYTES]) -> Result<(), AreaError> {
@@ -221,7 +219,11 @@ impl Places<'_> {
             Some(Direction::HostToGuest) => {
                 self.host("produced", ring.produced_offset, line, line)?;
                 self.host("descriptors", ring.descriptors_offset, descriptors_bytes, align)?;
+                self.references(ring)?;
                 self.guest("consumed", ring.consumed_offset, line, line)
+            }
+            Some(Direction::GuestToHost) if ring.reference_count > 0 => {
+                Err(AreaError::References { count: ring.reference_count })
             }
             Some(Direction::GuestToHost) => {
                 self.guest("produced", ring.produced_offset, line, line)?;
@@ -229,6 +231,18 @@ impl Places<'_> {
                 self.host("consumed", ring.consumed_offset, line, line)
             }
             None => Err(AreaError::Code { what: "ring direction", code: ring.direction.into() }),
+        }
+    }
+
+    fn references(&mut self, ring: &RingEntry) -> Result<(), AreaError> {
+        let RingEntry { reference_count: count, references_offset, .. } = *ring;
+        match count {
+            0 => Ok(()),
+            1..=REFERENCES_MAX => {
+                let words_bytes = u64::from(count) * size_of::<u32>() as u64;
+                self.host("words of references", references_offset, words_bytes, CACHE_LINE_BYTES.into())
+            }
+            _ => Err(AreaError::References { count }),
         }
     }
 

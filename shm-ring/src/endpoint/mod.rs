@@ -6,6 +6,7 @@ mod host;
 pub use guest::{Answer, Counter, GuestEndpoint};
 pub use host::{GuestReport, HostEndpoint};
 
+use crate::reference::ReferenceTable;
 use crate::ring::RingMemory;
 
 /// The two rings between one lcore and one endpoint.
@@ -17,4 +18,6 @@ pub struct QueuePair<'m> {
     pub host_to_guest: RingMemory<'m>,
     /// What the guest gives back.
     pub guest_to_host: RingMemory<'m>,
+    /// The words of an observer's references; empty of any other endpoint.
+    pub references: ReferenceTable<'m>,
 }

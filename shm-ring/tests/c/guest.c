@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT */
 /*
  * A guest in C: attaches to endpoint 0, gives every packet back with the verdict "next", and leaves after a
- * number of packets.
+ * number of packets. With a region, it observes: it copies what it is shown, says what the copy holds in a counter of
+ * its own, and gives the reference back.
  *
- * guest FILE PACKETS
+ * guest FILE PACKETS [REGION]
  */
 #define _POSIX_C_SOURCE 200809L
 
@@ -60,24 +61,70 @@ static int forward(struct netvm_endpoint *endpoint, struct netvm_ring there, str
     return 0;
 }
 
+/* Counter 8: sum of the bytes of all copies. Counter 9: references that had ended. */
+static int observe(struct netvm_endpoint *endpoint, const struct netvm_control_header *header,
+                   struct netvm_ring there, struct netvm_ring back, const struct netvm_references *references,
+                   const void *region, uint64_t packets)
+{
+    struct netvm_consumer take = netvm_consumer(there);
+    struct netvm_producer give = netvm_producer(back);
+    uint8_t copy[2048];
+    for (uint64_t done = 0; done < packets;) {
+        struct netvm_desc desc = {0};
+        netvm_beat(endpoint);
+        int32_t count = netvm_take(&take, &desc, 1);
+        if (count < 0)
+            return fail("the host's produced breaks the rules", count);
+        if (count == 0) {
+            sched_yield();
+            continue;
+        }
+        int32_t bytes = netvm_view_copy(references, region, header, desc, copy, sizeof(copy));
+        if (bytes == NETVM_E_LAYOUT)
+            return fail("shown what is no part of the region", bytes);
+        uint64_t sum = 0;
+        for (int32_t i = 0; i < bytes; i++)
+            sum += copy[i];
+        netvm_count(&endpoint->own->counters[NETVM_COUNTER_APP], sum);
+        netvm_count(&endpoint->own->counters[NETVM_COUNTER_APP + 1], bytes == NETVM_E_EXPIRED);
+        desc.code = NETVM_RELEASE;
+        if (netvm_room(&give, 1) < 1 || !netvm_stage(&give, desc))
+            return fail("no room for what was shown", 0);
+        netvm_publish(&give);
+        netvm_release(&take);
+        done++;
+    }
+    return 0;
+}
+
+static void *map(const char *path, int writable, size_t *bytes)
+{
+    struct stat status;
+    int fd = open(path, writable ? O_RDWR : O_RDONLY);
+    if (fd < 0 || fstat(fd, &status) != 0)
+        return MAP_FAILED;
+    *bytes = (size_t)status.st_size;
+    return mmap(NULL, *bytes, writable ? PROT_READ | PROT_WRITE : PROT_READ, MAP_SHARED, fd, 0);
+}
+
 int main(int argc, char **argv)
 {
     struct netvm_control_header header;
     struct netvm_endpoint endpoint;
     struct netvm_ring rings[2];
-    struct stat status;
+    struct netvm_references references = {0};
+    const void *region = NULL;
+    size_t bytes, region_bytes;
     uint32_t epoch;
     int answer, code;
 
-    if (argc != 3)
-        return fail("usage: guest FILE PACKETS", argc);
-    int fd = open(argv[1], O_RDWR);
-    if (fd < 0 || fstat(fd, &status) != 0)
-        return fail("cannot open the control area", fd);
-    size_t bytes = (size_t)status.st_size;
-    void *base = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    if (argc != 3 && argc != 4)
+        return fail("usage: guest FILE PACKETS [REGION]", argc);
+    void *base = map(argv[1], 1, &bytes);
     if (base == MAP_FAILED)
-        return fail("cannot map the control area", fd);
+        return fail("cannot map the control area", 0);
+    if (argc == 4 && (region = map(argv[3], 0, &region_bytes)) == MAP_FAILED)
+        return fail("cannot map the region", 0);
 
     if ((code = netvm_control_copy(base, bytes, &header)) != 0)
         return fail("control area refused", code);
@@ -89,6 +136,9 @@ int main(int argc, char **argv)
             return fail("ring entry refused", code);
         if ((code = netvm_ring_locate(base, &header, &entry, &rings[entry.direction == NETVM_GUEST_TO_HOST])) != 0)
             return fail("ring refused", code);
+        if (entry.direction == NETVM_HOST_TO_GUEST &&
+            (code = netvm_references_locate(base, &header, &entry, &references)) != 0)
+            return fail("references refused", code);
     }
 
     netvm_ask(&endpoint, NONCE, header.features_offered & NETVM_FEATURES_KNOWN);
@@ -101,7 +151,9 @@ int main(int argc, char **argv)
     netvm_confirm(&endpoint, epoch);
     if (!netvm_current(&endpoint, epoch))
         return fail("epoch withdrawn", (int)epoch);
-    code = forward(&endpoint, rings[0], rings[1], strtoull(argv[2], NULL, 10));
+    uint64_t packets = strtoull(argv[2], NULL, 10);
+    code = region ? observe(&endpoint, &header, rings[0], rings[1], &references, region, packets)
+                  : forward(&endpoint, rings[0], rings[1], packets);
     if (code == 0) {
         /* The host has nothing more to lend; what it might have lent meanwhile would be taken here. */
         netvm_drain(&endpoint, epoch);
