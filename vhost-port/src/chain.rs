@@ -211,14 +211,17 @@ impl Chains {
     ) -> Result<(), RingFault> {
         let segments_at = self.segments.len();
         let (mut desc, mut len_bytes, mut table) = (first, 0_u32, None::<IndirectTable>);
-        let mut taken = 1;
+        let (mut taken, mut limit) = (1, ring.size());
         loop {
             if desc.flags & INDIRECT != 0 {
                 if table.is_some() && !cfg!(feature = "sabotage-indirect-nested") {
                     return Err(RingFault::IndirectNested);
                 }
                 let found = lookup.table(desc, ring.size())?;
-                table = Some(found);
+                if table.replace(found).is_none() {
+                    // The descriptor of the table is no buffer.
+                    limit = limit.saturating_add(1);
+                }
                 desc = found.descriptor(0)?;
             } else {
                 if desc.len_bytes > 0 {
@@ -235,7 +238,7 @@ impl Chains {
                     None => ring.next_descriptor(desc.next)?,
                 };
             }
-            if taken >= ring.size() && !cfg!(feature = "sabotage-chain-length") {
+            if taken >= limit && !cfg!(feature = "sabotage-chain-length") {
                 return Err(RingFault::ChainTooLong { limit: ring.size() });
             }
             taken = taken.saturating_add(1);
@@ -276,3 +279,6 @@ impl Lookup<'_> {
         IndirectTable::find(desc, limit, self.memory, self.hint)
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests;

@@ -269,3 +269,6 @@ impl Pieces {
         done
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests;

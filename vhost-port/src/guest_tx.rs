@@ -164,3 +164,6 @@ fn finish(frame_bytes: u32, offload: OffloadHeader, room: &mut Room<'_>) -> Rece
     unsafe { header::complete_checksum(room.at, frame_bytes, offload) };
     Received { len_bytes: frame_bytes, offload: OffloadHeader::NONE }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests;

@@ -275,3 +275,6 @@ impl Drop for Lane {
         self.park();
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests;

@@ -41,4 +41,6 @@ mod queue;
 pub mod ring_fault;
 pub mod setup;
 mod sync;
+#[cfg(all(any(test, feature = "test-guest"), not(loom)))]
+pub mod test_guest;
 mod vring;

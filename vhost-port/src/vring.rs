@@ -272,3 +272,6 @@ impl Vring {
         unsafe { NonNull::new_unchecked(at.cast()) }
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests;
