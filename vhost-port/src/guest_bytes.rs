@@ -1,7 +1,7 @@
 //! Every touch of bytes that a guest can write.
 //!
 //! Laws of this file:
-//! - No reference to such bytes is ever made, and no slice: a guest writes them at any moment.
+//! - No reference to such bytes is ever made but one to an atomic, and no slice: a guest writes them at any moment.
 //! - Ring words are read and written as atomics of their own size, once each. What is read is a copy, and the
 //!   copy is what gets checked.
 //! - Packet bytes move by machine instructions that the compiler cannot see through, so it can neither repeat a
@@ -16,37 +16,25 @@ pub(crate) const LINE_BYTES: usize = 64;
 /// Up to this many bytes, a copy is made in place; beyond it the C library's, which knows the machine, is faster.
 const INLINE_BYTES_MAX: usize = 256;
 
-/// A 16-bit word of a ring.
+/// A 16-bit word of a ring: an atomic, which the guest may write like anybody else.
 ///
 /// # Safety
-/// - `at` is aligned to 2 bytes and lies in a mapping that stays in place for the call.
-/// - Our process has no reference to these bytes.
+/// - `at` is aligned to 2 bytes and lies in a mapping that stays in place for `'m`.
+/// - Our process has no other kind of reference to these bytes.
 #[inline(always)]
-pub(crate) unsafe fn load_u16(at: NonNull<u16>, order: Ordering) -> u16 {
+pub(crate) unsafe fn shared_u16<'m>(at: NonNull<u16>) -> &'m AtomicU16 {
     // SAFETY: the caller promises a mapping and alignment. Whoever else writes this word does so through a
     // mapping of its own, and an atomic has no invalid values.
-    let word = unsafe { at.cast::<AtomicU16>().as_ref() };
-    word.load(order)
-}
-
-/// Sets a 16-bit word of a ring.
-///
-/// # Safety
-/// As [`load_u16`].
-#[inline(always)]
-pub(crate) unsafe fn store_u16(at: NonNull<u16>, value: u16, order: Ordering) {
-    // SAFETY: as in `load_u16`.
-    let word = unsafe { at.cast::<AtomicU16>().as_ref() };
-    word.store(value, order);
+    unsafe { at.cast::<AtomicU16>().as_ref() }
 }
 
 /// A 64-bit word of a ring; visible in the order of an acquired index read before.
 ///
 /// # Safety
-/// As [`load_u16`], aligned to 8 bytes.
+/// As [`shared_u16`], aligned to 8 bytes.
 #[inline(always)]
 pub(crate) unsafe fn load_u64(at: NonNull<u64>) -> u64 {
-    // SAFETY: as in `load_u16`.
+    // SAFETY: as in `shared_u16`.
     let word = unsafe { at.cast::<AtomicU64>().as_ref() };
     word.load(Ordering::Relaxed)
 }

@@ -30,6 +30,7 @@ mod guest_rx;
 mod guest_tx;
 pub mod header;
 mod indirect;
+mod interrupt;
 pub mod lane;
 pub mod lane_counters;
 pub mod memory;

@@ -12,7 +12,7 @@ use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create
 use crate::features::{Features, HEADER_BYTES, Negotiated};
 use crate::lane::Lane;
 use crate::lane_counters::LaneCounters;
-use crate::memory::{GuestMemory, MemoryLimits, RegionClaim};
+use crate::memory::{GuestMemory, MemoryLimits, MemoryRules, RegionClaim};
 use crate::memory_file::MemoryFile;
 use crate::memory_watch::{MemoryWatch, MemoryWatcher};
 use crate::publication::{Publisher, publication};
@@ -315,13 +315,14 @@ fn make_memory() -> (File, GuestMemory) {
     ftruncate(&file, 2 * REGION_BYTES).expect("two megabytes");
     fcntl_add_seals(&file, SealFlags::SHRINK).expect("a seal");
     let limits = MemoryLimits { regions: 2, bytes: 2 * REGION_BYTES, accept_unsealed: false };
+    let rules = MemoryRules { limits: &limits, watcher: &Unwatched };
     let mut memory = GuestMemory::default();
     for (guest_start, file_offset_bytes) in [(BUFFERS_AT, 0), (RINGS_AT, REGION_BYTES)] {
         let user_start = guest_start + (1 << 40);
         let claim = RegionClaim { guest_start, len_bytes: REGION_BYTES, user_start, file_offset_bytes };
         let checked = MemoryFile::check(file.try_clone().expect("a descriptor"), false);
         memory = memory
-            .with_region(claim, checked.expect("a sealed memfd"), &limits, &Unwatched)
+            .with_region(claim, checked.expect("a sealed memfd"), &GuestMemory::default(), &rules)
             .expect("a region of the file");
     }
     (file, memory)

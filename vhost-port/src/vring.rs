@@ -5,9 +5,10 @@
 //! used index alone says how far we are: after a crash, it is where to go on.
 
 use std::ptr::NonNull;
-use std::sync::atomic::{Ordering, fence};
+use std::sync::atomic::Ordering;
 
 use crate::guest_bytes::{self, LINE_BYTES};
+use crate::interrupt::show_and_look;
 use crate::ring_fault::RingFault;
 
 /// Bytes of a descriptor.
@@ -98,11 +99,11 @@ impl Vring {
         let mask = parts.size - 1;
         let mut ring = Self { parts, mask, avail_seen: parts.next_avail, next_used: 0 };
         // SAFETY: flags and index are within the used ring (caller), which is aligned to 4 bytes.
-        let used_index = unsafe { guest_bytes::load_u16(ring.used_word(1), Ordering::Relaxed) };
+        let used_index = unsafe { guest_bytes::shared_u16(ring.used_word(1)) }.load(Ordering::Relaxed);
         ring.next_used = next_used.unwrap_or(used_index);
         if !parts.event_index {
             // SAFETY: as above.
-            unsafe { guest_bytes::store_u16(ring.used_word(0), NO_NOTIFY, Ordering::Relaxed) };
+            unsafe { guest_bytes::shared_u16(ring.used_word(0)) }.store(NO_NOTIFY, Ordering::Relaxed);
         }
         ring
     }
@@ -138,7 +139,7 @@ impl Vring {
         // Acquire: the ring entries and descriptors behind this index are visible once the index is.
         // Pairs with the driver's write barrier (2.7.13.3.1).
         // SAFETY: the index is the avail ring's second word, aligned as all of it (`take_up`).
-        let index = unsafe { guest_bytes::load_u16(self.avail_word(1), Ordering::Acquire) };
+        let index = unsafe { guest_bytes::shared_u16(self.avail_word(1)) }.load(Ordering::Acquire);
         let claimed = index.wrapping_sub(self.parts.next_avail);
         if claimed > self.parts.size && !cfg!(feature = "sabotage-avail-jump") {
             return Err(RingFault::AvailJump { claimed, size: self.parts.size });
@@ -163,8 +164,8 @@ impl Vring {
     pub(crate) fn head(&self, ahead: u16) -> u16 {
         let entry = self.parts.next_avail.wrapping_add(ahead) & self.mask;
         // SAFETY: a masked position is within the avail ring's entries.
-        let head =
-            unsafe { guest_bytes::load_u16(self.avail_word(2 + usize::from(entry)), Ordering::Relaxed) };
+        let head = unsafe { guest_bytes::shared_u16(self.avail_word(2 + usize::from(entry))) }
+            .load(Ordering::Relaxed);
         let line = usize::from(head & self.mask) * DESCRIPTOR_BYTES;
         guest_bytes::prefetch(self.parts.descriptors.as_ptr().wrapping_add(line));
         head
@@ -227,33 +228,19 @@ impl Vring {
         let before = self.next_used;
         self.parts.next_avail = self.parts.next_avail.wrapping_add(count);
         self.next_used = before.wrapping_add(count);
-        // Release: entries and packet bytes written above become visible before the index.
-        // Pairs with the driver's read barrier (2.7.14).
+        // What the driver wants to hear of: behind the entries, or in the flags (2.7.7).
+        let wanted_at = if self.parts.event_index { 2 + usize::from(self.size()) } else { 0 };
         // SAFETY: the index is the used ring's second word.
-        unsafe { guest_bytes::store_u16(self.used_word(1), self.next_used, Ordering::Release) };
-        // SeqCst: the index is out before we look whether the driver wants to hear of it. The driver says so
-        // first and looks at the index then; without this, both could miss each other (2.7.7, 2.7.10).
-        if !cfg!(feature = "sabotage-notify-fence") {
-            fence(Ordering::SeqCst);
+        let index = unsafe { guest_bytes::shared_u16(self.used_word(1)) };
+        // SAFETY: both are words of the avail ring's full length.
+        let wanted = unsafe { guest_bytes::shared_u16(self.avail_word(wanted_at)) };
+        let wanted = show_and_look(index, self.next_used, wanted);
+        if self.parts.event_index {
+            // Whether the index behind which the driver wants to hear lies between before and now (2.7.7.2).
+            self.next_used.wrapping_sub(wanted).wrapping_sub(1) < count
+        } else {
+            wanted & NO_INTERRUPT == 0
         }
-        if self.parts.event_index { self.passes_event(before) } else { !self.has_flag() }
-    }
-
-    /// Whether the driver's flag says that it wants no interrupt.
-    #[inline(always)]
-    fn has_flag(&self) -> bool {
-        // SAFETY: the flags are the avail ring's first word.
-        unsafe { guest_bytes::load_u16(self.avail_word(0), Ordering::Relaxed) & NO_INTERRUPT != 0 }
-    }
-
-    /// Whether the index that the driver waits for lies between the used index `before` and now (2.7.7.2).
-    #[inline]
-    fn passes_event(&self, before: u16) -> bool {
-        // SAFETY: the word behind the entries is part of the avail ring's full length.
-        let event = unsafe {
-            guest_bytes::load_u16(self.avail_word(2 + usize::from(self.size())), Ordering::Relaxed)
-        };
-        self.next_used.wrapping_sub(event).wrapping_sub(1) < self.next_used.wrapping_sub(before)
     }
 
     /// A word of the avail ring: flags, index, entries, and the event behind them.

@@ -117,7 +117,7 @@ pub const ALL: &[Sabotage] = &[
     vhost("sabotage-room", "takes_a_frame_that_fills_its_room_and_drops_one_byte_more"),
     vhost("sabotage-guest-room", "fills_a_buffer_to_its_end_and_not_one_byte_further"),
     vhost("sabotage-checksum-bound", "completes_a_checksum_at_the_very_end_and_refuses_it_one_byte_later"),
-    vhost("sabotage-notify-fence", "no_interrupt_is_missed_by_a_driver_that_asks_and_looks_again"),
+    handover("sabotage-notify-fence", "no_interrupt_is_missed_by_a_driver_that_asks_and_looks_again"),
     check("sabotage-reference-held", "refuses_a_reference_that_was_never_brought"),
     check("sabotage-reference-generation", "refuses_a_reference_of_before"),
     check("sabotage-reference-end", "a_reference_lasts_until_its_time_is_up_and_not_one_millisecond_longer"),

@@ -29,7 +29,7 @@ fn drops(guest: &TestGuest, reason: PortDrop) -> u64 {
 }
 
 fn frame(seed: u8, len_bytes: usize) -> Vec<u8> {
-    (0..len_bytes).map(|at| seed ^ u8::try_from(at % 253).unwrap()).collect()
+    (0..253).cycle().take(len_bytes).map(|at| seed ^ at).collect()
 }
 
 fn shape(features: Features) -> TestGuestShape {
@@ -53,14 +53,18 @@ fn takes_what_a_guest_sends_in_order_and_gives_its_buffers_back() {
     }
     assert_eq!(take(&mut guest), sent);
     assert_eq!(guest.used_count(TX), 10);
-    assert_eq!((0..10).map(|at| guest.used(TX, at)).collect::<Vec<_>>(), (6..16).rev().map(|head| (head, 0)).collect::<Vec<_>>());
+    assert_eq!(
+        (0..10).map(|at| guest.used(TX, at)).collect::<Vec<_>>(),
+        (6..16).rev().map(|head| (head, 0)).collect::<Vec<_>>()
+    );
     let bytes = sent.iter().map(|frame| frame.len() as u64).sum();
     assert_eq!(guest.lane.counters().from_guest(), (10, bytes));
 }
 
 #[test]
 fn ring_indices_wrap_at_16_bits() {
-    let mut guest = TestGuest::new(TestGuestShape { first_index: u16::MAX - 20, ..TestGuestShape::default() });
+    let mut guest =
+        TestGuest::new(TestGuestShape { first_index: u16::MAX - 20, ..TestGuestShape::default() });
     for round in 0..8_u8 {
         let sent: Vec<_> = (0..7).map(|at| frame(round * 8 + at, 60)).collect();
         for (number, frame) in (0..).zip(&sent) {
@@ -106,7 +110,7 @@ fn a_frame_may_be_cut_anywhere_the_header_included() {
         guest.describe(TX, 5, first);
         guest.describe(TX, 2, second);
         guest.offer(TX, 5);
-        assert_eq!(take(&mut guest), [sent.clone()], "cut at {cut}");
+        assert_eq!(take(&mut guest), std::slice::from_ref(&sent), "cut at {cut}");
         assert_eq!(guest.used(TX, 0), (5, 0));
     }
 }
@@ -116,14 +120,18 @@ fn a_jumbo_frame_arrives_from_one_buffer_or_many() {
     let sent = frame(9, 9014);
     let mut guest = TestGuest::new(TestGuestShape::default());
     guest.send(TX, 0, &sent);
-    assert_eq!(take_into(&mut guest, 9100), [sent.clone()]);
+    assert_eq!(take_into(&mut guest, 9100), std::slice::from_ref(&sent));
     let mut bytes = vec![0; 12];
     bytes.extend_from_slice(&sent);
     for (number, part) in (0..).zip(bytes.chunks(1000)) {
         guest.write(buffer_at(number), part);
         let flags = if part.len() == 1000 { NEXT } else { 0 };
         let len_bytes = u32::try_from(part.len()).unwrap();
-        guest.describe(TX, number, TestDescriptor { address: buffer_at(number), len_bytes, flags, next: number + 1 });
+        guest.describe(
+            TX,
+            number,
+            TestDescriptor { address: buffer_at(number), len_bytes, flags, next: number + 1 },
+        );
     }
     guest.offer(TX, 0);
     assert_eq!(take_into(&mut guest, 9100), [sent]);
@@ -244,7 +252,11 @@ fn a_long_packet_that_was_agreed_on_arrives_with_its_header() {
 #[test]
 fn flags_that_mean_nothing_here_are_left_out() {
     let mut guest = TestGuest::new(shape(Features::NONE));
-    send_with_header(&mut guest, OffloadHeader { flags: 0xfe, header_bytes: 99, ..OffloadHeader::NONE }, &frame(1, 60));
+    send_with_header(
+        &mut guest,
+        OffloadHeader { flags: 0xfe, header_bytes: 99, ..OffloadHeader::NONE },
+        &frame(1, 60),
+    );
     let mut memory = [0; ROOM_BYTES];
     let mut received = [Received::default()];
     assert_eq!(guest.lane.dequeue(&mut [Room::of(&mut memory)], &mut received), 1);
