@@ -29,6 +29,8 @@ pub struct Options {
     pub name: Option<String>,
     /// The folder that lists the PCI devices.
     pub pci_devices: PathBuf,
+    /// Whether this program knows what to do as an observer: see [`crate::view`].
+    pub observes: bool,
 }
 
 impl Options {
@@ -40,6 +42,7 @@ impl Options {
             socket: std::env::var_os("NETVM_SOCKET").map(PathBuf::from),
             name: std::env::var("NETVM_NAME").ok(),
             pci_devices: std::env::var_os("NETVM_PCI_DEVICES").map_or(pci::PCI_DEVICES.into(), PathBuf::from),
+            observes: false,
         }
     }
 
@@ -53,7 +56,7 @@ impl Options {
 impl Default for Options {
     /// The guest's PCI devices.
     fn default() -> Self {
-        Self { socket: None, name: None, pci_devices: pci::PCI_DEVICES.into() }
+        Self { socket: None, name: None, pci_devices: pci::PCI_DEVICES.into(), observes: false }
     }
 }
 
@@ -77,9 +80,15 @@ pub enum DeviceError {
     /// No region that belongs to the control area.
     #[error("region: {0}")]
     Region(AreaError),
-    /// The region is read-only.
-    #[error("this VM may only observe its domain (access = \"observer\"); netlib needs access = \"trusted\"")]
+    /// The region is read-only, and this program wants packets of its own.
+    #[error(
+        "the switch's config lets this VM or process only observe its domain (access = \"observer\"), and this program \
+         handles packets; run one that looks on, such as monitor, or give it access = \"trusted\" or \"copied\""
+    )]
     Observer,
+    /// The region could not be mapped read-only.
+    #[error("mapping the region read-only: {0}")]
+    ReadOnly(std::io::Error),
 }
 
 /// What keeps the memory ours, and shows its end.
@@ -102,6 +111,8 @@ pub struct Device {
     _control: Mapping,
     /// By position: whether somebody in this process has the endpoint.
     taken: Vec<AtomicBool>,
+    /// The region is read-only.
+    observes: bool,
     /// Last, so that it ends after the memory is unmapped: its end says that we write no more.
     link: Link,
 }
@@ -116,29 +127,35 @@ impl Device {
             Some(socket) => {
                 let name = options.name.as_deref().ok_or(DeviceError::NameMissing)?;
                 let lent = process::fetch(socket, name)?;
-                Self::open(lent.control, vec![lent.region], Link::Process(lent.connection))
+                Self::open(options, lent.control, vec![lent.region], Link::Process(lent.connection))
             }
             None => {
                 let found = pci::find(&options.pci_devices)?;
-                Self::open(found.control, found.regions, Link::Guest(found.control_file))
+                Self::open(options, found.control, found.regions, Link::Guest(found.control_file))
             }
         }
     }
 
     /// Checks the control area and picks the region that it names.
-    fn open(control: Mapping, regions: Vec<Mapping>, link: Link) -> Result<Arc<Self>, DeviceError> {
+    fn open(
+        options: &Options,
+        control: Mapping,
+        regions: Vec<Found>,
+        link: Link,
+    ) -> Result<Arc<Self>, DeviceError> {
         // SAFETY:
         // - The mapping is readable and writable for its whole length. It stays in place for as long as the
         //   `Device` lives, which owns it; by the law of `Device` nothing of the area outlives that.
         // - Whoever writes these bytes on this machine does so through shm-ring, atomically.
         let area: GuestArea<'static> = unsafe { GuestArea::open(control.base(), control.mapped_bytes()) }
             .map_err(DeviceError::Control)?;
-        if area.header().access != 0 {
+        let observes = area.header().access != 0;
+        if observes && !options.observes {
             return Err(DeviceError::Observer);
         }
         let region = pick_region(regions, &area)?;
         let taken = (0..area.endpoint_count()).map(|_| AtomicBool::new(false)).collect();
-        Ok(Arc::new(Self { area, region, _control: control, taken, link }))
+        Ok(Arc::new(Self { area, region, _control: control, taken, observes, link }))
     }
 
     /// How many endpoints this VM or process has.
@@ -165,7 +182,19 @@ impl Device {
         (position < self.endpoint_count()).then(|| self.area.endpoint(position))
     }
 
+    /// Whether it only observes: its endpoints are brought views, and no packets.
+    #[must_use]
+    pub fn observes(&self) -> bool {
+        self.observes
+    }
+
+    /// What its endpoints may hold: nothing, as an observer.
     pub(crate) fn buffers(&self) -> Buffers {
+        if self.observes { self.region.buffers().none() } else { self.region.buffers() }
+    }
+
+    /// What its endpoints may look at.
+    pub(crate) fn seen(&self) -> Buffers {
         self.region.buffers()
     }
 
@@ -191,10 +220,30 @@ impl Device {
     }
 }
 
+/// A file that may be the region, mapped.
+pub(crate) struct Found {
+    pub(crate) mapping: Mapping,
+    pub(crate) file: OwnedFd,
+    /// Whether the mapping allows writes.
+    pub(crate) writable: bool,
+}
+
+impl Found {
+    /// The mapping as the access of the control area wants it: an observer maps nothing writable, whatever its file
+    /// would allow.
+    fn map_for(self, access: u16) -> std::io::Result<Mapping> {
+        if access == 0 || !self.writable {
+            return Ok(self.mapping);
+        }
+        Mapping::read_only(self.file.as_fd(), self.mapping.mapped_bytes())
+    }
+}
+
 /// The first region that passes; if none does, what was wrong with the last.
-fn pick_region(regions: Vec<Mapping>, area: &GuestArea<'_>) -> Result<Region, DeviceError> {
+fn pick_region(regions: Vec<Found>, area: &GuestArea<'_>) -> Result<Region, DeviceError> {
     let mut wrong = AreaError::Mapping { mapped_bytes: 0, needed_bytes: area.region().region_bytes };
-    for mapping in regions {
+    for found in regions {
+        let mapping = found.map_for(area.header().access).map_err(DeviceError::ReadOnly)?;
         match Region::open(mapping, area.region()) {
             Ok(region) => return Ok(region),
             Err(err) => wrong = err,

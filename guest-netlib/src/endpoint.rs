@@ -117,7 +117,9 @@ impl Endpoint {
         if self.epoch == 0 {
             return;
         }
-        self.drop_the_rest();
+        if !self.device.observes() {
+            self.drop_the_rest();
+        }
         for pair in &self.queue_pairs {
             pair.end();
         }
@@ -236,12 +238,19 @@ impl Endpoint {
         self.words().map_or(0, |words| words.facts().quota_buffers)
     }
 
-    /// Packets that were taken or made under this attach and have no verdict yet.
+    /// Packets that were taken or made under this attach and have no verdict yet, or views that were not given back.
     pub(crate) fn held(&self) -> u64 {
-        let held = |QueueCounters { received, made, sent, dropped, .. }: QueueCounters| {
-            received.wrapping_add(made).wrapping_sub(sent).wrapping_sub(dropped)
+        let held = |counters: QueueCounters| {
+            let QueueCounters { received, made, sent, dropped, released, .. } = counters;
+            received.wrapping_add(made).wrapping_sub(sent).wrapping_sub(dropped).wrapping_sub(released)
         };
         self.queue_pairs.iter().map(|pair| held(pair.counters())).sum()
+    }
+
+    /// Whether this endpoint only observes: it is brought views, and no packets.
+    #[must_use]
+    pub fn observes(&self) -> bool {
+        self.device.observes()
     }
 
     /// What was moved, over all queue pairs and attaches.

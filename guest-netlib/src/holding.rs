@@ -40,6 +40,7 @@ use crate::endpoint::Endpoint;
 use crate::packet::Packet;
 use crate::queue::{PollError, QueuePair};
 use crate::run::{End, Run, RunError, RunReport};
+use crate::view::View;
 
 /// Rounds over all queue pairs between two looks at the clock, when there is traffic.
 const ROUNDS_PER_LOOK: u32 = 64;
@@ -51,6 +52,13 @@ pub const SHOWN_COUNTERS: usize = 8;
 pub trait Handler<'q> {
     /// Takes a packet; what is dropped without a verdict is dropped from the network.
     fn packet(&mut self, packet: Packet<'q>, now: Duration);
+
+    /// Takes a view, of an endpoint that observes; what is dropped goes back. A handler that knows nothing of views
+    /// lets each go.
+    fn view(&mut self, view: View<'q>, now: Duration) {
+        let _ = now;
+        view.release();
+    }
 
     /// Called about every [`TICK`], traffic or not. `now` counts from the start of the run.
     fn tick(&mut self, now: Duration);
@@ -109,6 +117,38 @@ impl Endpoint {
                 return Err(RunError::attach(cause, source, self.report(End::Detached, progress.started)));
             }
         }
+    }
+}
+
+/// Hands views to a closure.
+struct Views<F>(F);
+
+impl<'q, F: FnMut(View<'_>)> Handler<'q> for Views<F> {
+    fn packet(&mut self, packet: Packet<'q>, _now: Duration) {
+        // Not of an endpoint that observes; of any other one it goes on as if nobody had looked.
+        packet.next();
+    }
+
+    fn view(&mut self, view: View<'q>, _now: Duration) {
+        (self.0)(view);
+    }
+
+    fn tick(&mut self, _now: Duration) {}
+
+    fn shown(&self) -> [u64; SHOWN_COUNTERS] {
+        [0; SHOWN_COUNTERS]
+    }
+}
+
+impl Endpoint {
+    /// Polls all queue pairs of an endpoint that observes, and calls `handler` with each view, until `how` says to
+    /// end. When the switch detaches this endpoint, attaches again and goes on.
+    ///
+    /// # Errors
+    /// As [`Endpoint::run`].
+    pub fn run_views(&mut self, how: &Run, handler: impl FnMut(View<'_>)) -> Result<RunReport, RunError> {
+        let mut views = Views(handler);
+        self.run_holding(how, |attach| attach.poll(&mut views))
     }
 }
 
@@ -213,10 +253,16 @@ impl Progress {
     ) -> Result<usize, PollError> {
         let mut taken = 0;
         for pair in pairs {
-            let packets = pair.poll_up_to(burst, self.packets_wanted(how))?;
+            let wanted = self.packets_wanted(how);
+            let packets = if pair.observes() {
+                pair.poll_views_up_to(wanted, |view| handler.view(view, now))?
+            } else {
+                let packets = pair.poll_up_to(burst, wanted)?;
+                burst.for_each(|packet| handler.packet(packet, now));
+                packets
+            };
             self.packets += packets as u64;
             taken += packets;
-            burst.for_each(|packet| handler.packet(packet, now));
         }
         Ok(taken)
     }

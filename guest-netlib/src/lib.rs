@@ -87,6 +87,11 @@
 //! # }
 //! ```
 //!
+//! # Looking on
+//!
+//! A program that observes its domain gets [`View`]s instead of packets, by [`Endpoint::run_views`] or
+//! [`Endpoint::run_holding`]: see [`view`].
+//!
 //! # When an NF dies
 //!
 //! A process of the host shows its death by the end of its connection. In a guest, start the NF under
@@ -100,10 +105,20 @@
 #![deny(missing_docs)]
 
 #[cfg(all(
-    any(feature = "sabotage-drop-returns", feature = "sabotage-leave-at-once"),
+    any(
+        feature = "sabotage-drop-returns",
+        feature = "sabotage-leave-at-once",
+        feature = "sabotage-view-check"
+    ),
     not(debug_assertions)
 ))]
 compile_error!("a sabotage feature breaks this crate on purpose and is for its tests only");
+
+#[cfg(test)]
+extern crate self as guest_netlib;
+#[cfg(test)]
+#[path = "../tests/support/mod.rs"]
+mod support;
 
 mod attach;
 mod burst;
@@ -124,6 +139,7 @@ mod shown;
 mod stop;
 mod supervise;
 mod targets;
+pub mod view;
 
 pub use attach::AttachError;
 pub use burst::{BURST_PACKETS_MAX, Burst};
@@ -139,3 +155,4 @@ pub use shown::QueueCounters;
 pub use stop::Stop;
 pub use supervise::{SuperviseError, Supervised};
 pub use targets::{PortTarget, ServiceTarget, TargetError};
+pub use view::{Expired, View};

@@ -12,7 +12,7 @@ use std::ptr::NonNull;
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 use shm_ring::layout::PAGE_BYTES;
 
-/// A shared read-write mapping of a whole file, from its first byte.
+/// A shared mapping of a whole file, from its first byte.
 #[derive(Debug)]
 pub(crate) struct Mapping {
     base: NonNull<u8>,
@@ -26,9 +26,17 @@ unsafe impl Send for Mapping {}
 unsafe impl Sync for Mapping {}
 
 impl Mapping {
-    /// Maps the first `mapped_bytes` of `file`.
+    /// Maps the first `mapped_bytes` of `file` to read and write them.
     pub(crate) fn shared(file: BorrowedFd<'_>, mapped_bytes: usize) -> io::Result<Self> {
-        let protection = ProtFlags::READ | ProtFlags::WRITE;
+        Self::map(file, mapped_bytes, ProtFlags::READ | ProtFlags::WRITE)
+    }
+
+    /// Maps the first `mapped_bytes` of `file` to read them; a write would end the process.
+    pub(crate) fn read_only(file: BorrowedFd<'_>, mapped_bytes: usize) -> io::Result<Self> {
+        Self::map(file, mapped_bytes, ProtFlags::READ)
+    }
+
+    fn map(file: BorrowedFd<'_>, mapped_bytes: usize, protection: ProtFlags) -> io::Result<Self> {
         // SAFETY: a null hint lets the kernel choose free addresses, so no memory in use is replaced.
         let base =
             unsafe { mmap(std::ptr::null_mut(), mapped_bytes, protection, MapFlags::SHARED, file, 0) }?;
@@ -56,7 +64,7 @@ impl Mapping {
 
 impl Drop for Mapping {
     fn drop(&mut self) {
-        // SAFETY: base and length are those of the mapping made in `shared`, unmapped once, here; by the law
+        // SAFETY: base and length are those of the mapping made in `map`, unmapped once, here; by the law
         // above nobody keeps a pointer into it.
         let done = unsafe { munmap(self.base.as_ptr().cast(), self.mapped_bytes) };
         if let Err(err) = done {

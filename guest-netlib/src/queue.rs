@@ -21,8 +21,9 @@ use std::sync::Arc;
 
 use shm_ring::area::{self, GuestEndpoint};
 use shm_ring::attach::HostPhase;
-use shm_ring::desc::{Desc, Kind, RawDesc, Verdict};
+use shm_ring::desc::{Desc, Kind, REFERENCE, RawDesc, Verdict};
 use shm_ring::layout::RING_SLOTS_MAX;
+use shm_ring::reference::ReferenceTable;
 use shm_ring::ring::{Consumer, PeerCounterError, Producer};
 
 use crate::burst::{BURST_PACKETS_MAX, Burst};
@@ -31,6 +32,7 @@ use crate::empty::EmptyBuffer;
 use crate::packet::{Held, is_inside};
 use crate::region::Buffers;
 use crate::shown::{QueueCounters, Shown};
+use crate::view::{View, released};
 
 /// Polls between two looks at the slow words: heartbeat and counters.
 const POLLS_PER_BEAT: u32 = 64;
@@ -78,7 +80,11 @@ pub struct QueuePair {
     outgoing: Producer<'static>,
     /// Empty buffers that wait for [`QueuePair::take_empty`]; room for the whole credit from the start.
     empties: RefCell<Vec<Desc>>,
+    /// What packets may lie in; nothing, of an observer.
     buffers: Buffers,
+    /// What views may lie in.
+    seen: Buffers,
+    references: ReferenceTable<'static>,
     words: GuestEndpoint<'static>,
     epoch: u32,
     lcore: u16,
@@ -105,6 +111,8 @@ struct Counts {
     dropped: Cell<u64>,
     /// Empty buffers given back unused.
     unused: Cell<u64>,
+    /// Views given back.
+    released: Cell<u64>,
     made: Cell<u64>,
     empty_polls: Cell<u64>,
 }
@@ -130,6 +138,8 @@ impl QueuePair {
             outgoing: Producer::new(pair.guest_to_host, None),
             empties: RefCell::new(Vec::with_capacity(credit as usize)),
             buffers: device.buffers(),
+            seen: device.seen(),
+            references: pair.references,
             words,
             epoch,
             lcore: pair.lcore,
@@ -202,12 +212,73 @@ impl QueuePair {
         let staged = self.outgoing.next_sequence();
         let given_back = self.counts.given_back.get() + u64::from(staged.wrapping_sub(self.published.get()));
         let (dropped, unused) = (self.counts.dropped.get(), self.counts.unused.get());
+        let released = self.counts.released.get();
         QueueCounters {
             received: self.counts.received.get(),
-            sent: given_back - dropped - unused,
+            sent: given_back - dropped - unused - released,
             dropped,
+            released,
             made: self.counts.made.get(),
             empty_polls: self.counts.empty_polls.get(),
+        }
+    }
+
+    /// Shows the switch the views given back so far, and hands each view that waits, at most a burst, to `handler`;
+    /// how many. For an observer: anybody else is brought packets. Never blocks.
+    ///
+    /// # Errors
+    /// As [`QueuePair::poll`].
+    pub fn poll_views<'q>(&'q self, handler: impl FnMut(View<'q>)) -> Result<usize, PollError> {
+        self.poll_views_up_to(BURST_PACKETS_MAX, handler)
+    }
+
+    /// As [`QueuePair::poll_views`], but takes at most `views_max`.
+    ///
+    /// # Errors
+    /// As [`QueuePair::poll`].
+    pub fn poll_views_up_to<'q>(
+        &'q self,
+        views_max: usize,
+        mut handler: impl FnMut(View<'q>),
+    ) -> Result<usize, PollError> {
+        self.flush();
+        self.check_attached()?;
+        let mut burst = [RawDesc::default(); BURST_PACKETS_MAX];
+        let taken = self.take(&mut burst[..views_max.min(BURST_PACKETS_MAX)])?;
+        let mut views = 0;
+        for raw in &burst[..taken] {
+            let Desc { code, flags, .. } = raw.unpack();
+            if code == REFERENCE && flags == 0 && is_inside(self.seen, *raw) {
+                views += 1;
+                handler(View::new(self, *raw));
+            } else {
+                self.refuse(raw.unpack());
+            }
+        }
+        self.flush();
+        self.count_poll(views);
+        Ok(views)
+    }
+
+    /// Whether it brings views instead of packets.
+    #[must_use]
+    pub fn observes(&self) -> bool {
+        self.references.count() > 0
+    }
+
+    pub(crate) fn references(&self) -> ReferenceTable<'static> {
+        self.references
+    }
+
+    pub(crate) fn seen(&self) -> Buffers {
+        self.seen
+    }
+
+    /// Stages a view on its way home.
+    pub(crate) fn give_back_view(&self, raw: RawDesc) {
+        let back = released(raw);
+        if self.outgoing.stage(back) || self.give_back_to_a_full_ring(back.word0, back.word1) {
+            count(&self.counts.released, 1);
         }
     }
 
@@ -314,13 +385,20 @@ impl QueuePair {
             empties.push(desc);
             return;
         }
+        drop(empties);
+        self.refuse(desc);
+    }
+
+    /// Takes note of a descriptor that no honest switch writes; the next poll reports it.
+    #[cold]
+    fn refuse(&self, desc: Desc) {
         self.fault.set(Some(PollError::Descriptor {
             buffer_index: desc.buffer_index,
             offset_bytes: desc.data_offset_bytes,
             len_bytes: desc.data_len_bytes,
             kind: desc.code,
-            buffer_count: self.buffers.count(),
-            stride_bytes: self.buffers.stride_bytes(),
+            buffer_count: self.seen.count(),
+            stride_bytes: self.seen.stride_bytes(),
         }));
     }
 
@@ -344,8 +422,13 @@ impl QueuePair {
         }
     }
 
-    /// Gives back what waits in the rings, without looking at it, and shows the last counters.
+    /// Gives back what waits in the rings, without looking at it, and shows the last counters. An observer's
+    /// references end by themselves when it leaves.
     pub(crate) fn end(&self) {
+        if self.observes() {
+            self.flush();
+            return self.beat();
+        }
         let mut burst = Burst::new();
         // Bounded: the switch may go on feeding until it sees that we leave.
         for _ in 0..RING_SLOTS_MAX as usize / BURST_PACKETS_MAX {

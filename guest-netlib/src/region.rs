@@ -57,6 +57,38 @@ impl Region {
 }
 
 impl Buffers {
+    /// None of these: nothing of the region may be held.
+    pub(crate) fn none(self) -> Self {
+        Self { count: 0, ..self }
+    }
+
+    /// Copies bytes of a buffer out; each is read once, and may be written by others meanwhile.
+    ///
+    /// # Safety
+    /// `index` is below [`Buffers::count`], and `offset_bytes` plus the length of `copy` are within the stride.
+    pub(crate) unsafe fn copy_out(&self, index: u32, offset_bytes: usize, copy: &mut [u8]) {
+        // SAFETY: `index` is below `count`, by the caller.
+        let start = unsafe { self.start_unchecked(index) };
+        // SAFETY: the offset is within the buffer, by the caller.
+        let from = unsafe { start.add(offset_bytes) };
+        let (words, rest) = copy.as_chunks_mut::<8>();
+        let words_bytes = words.len() * 8;
+        for (position, word) in words.iter_mut().enumerate() {
+            // SAFETY: the words end where `copy` does, and so within the buffer.
+            let at = unsafe { from.add(position * 8) }.cast::<[u8; 8]>();
+            // SAFETY: eight bytes of the mapping, which whoever keeps a `Buffers` keeps alive; an array of bytes
+            // needs no alignment and has no invalid values. Volatile, since others write these bytes: what arrives
+            // torn is told from the rest by its reference, or is the chain's own doing.
+            *word = unsafe { at.read_volatile() };
+        }
+        for (position, byte) in rest.iter_mut().enumerate() {
+            // SAFETY: as above, byte by byte.
+            let at = unsafe { from.add(words_bytes + position) };
+            // SAFETY: as above.
+            *byte = unsafe { at.read_volatile() };
+        }
+    }
+
     /// Where buffer `index` starts.
     ///
     /// # Safety

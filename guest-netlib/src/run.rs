@@ -81,6 +81,12 @@ pub enum RunError {
         /// What was done before.
         report: Box<RunReport>,
     },
+    /// Only references come, and the program wants packets.
+    #[error("this endpoint only observes: it is brought views, and no packets")]
+    Observes {
+        /// What was done before.
+        report: Box<RunReport>,
+    },
     /// The switch's end of the connection is closed; its memory is of no more use.
     #[error("the switch has closed the connection: start this program again when the switch is back")]
     SwitchGone {
@@ -104,7 +110,7 @@ impl RunError {
     #[must_use]
     pub fn report(&self) -> &RunReport {
         match self {
-            Self::Attach { report, .. } | Self::SwitchGone { report } => report,
+            Self::Attach { report, .. } | Self::Observes { report } | Self::SwitchGone { report } => report,
         }
     }
 }
@@ -121,7 +127,7 @@ impl Endpoint {
     /// has stopped feeding; a further run attaches anew.
     ///
     /// # Errors
-    /// If attaching again fails, or the switch is gone.
+    /// If attaching again fails, the switch is gone, or this endpoint only observes.
     pub fn run(&mut self, how: &Run, mut handler: impl FnMut(Packet<'_>)) -> Result<RunReport, RunError> {
         // A plain loop: `for_each` took the handler by reference, which kept it from being inlined.
         self.run_bursts(how, |burst| {
@@ -141,6 +147,9 @@ impl Endpoint {
         mut handler: impl FnMut(&mut Burst<'_>),
     ) -> Result<RunReport, RunError> {
         let started = Instant::now();
+        if self.observes() {
+            return Err(RunError::Observes { report: Box::new(self.report(End::Stopped, started)) });
+        }
         let mut progress = Progress { packets: 0, started, connection_seen: started };
         self.return_after_leaving(started)?;
         loop {

@@ -8,12 +8,14 @@ use shm_ring::layout::GuestCounter;
 /// What a queue pair has moved since it was attached.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct QueueCounters {
-    /// Packets taken.
+    /// Packets taken, or views.
     pub received: u64,
     /// Packets given back with a verdict other than drop.
     pub sent: u64,
     /// Packets given back with the verdict drop.
     pub dropped: u64,
+    /// Views given back.
+    pub released: u64,
     /// Packets made from empty buffers.
     pub made: u64,
     /// Polls that found nothing.
@@ -28,6 +30,7 @@ impl QueueCounters {
             received: self.received + other.received,
             sent: self.sent + other.sent,
             dropped: self.dropped + other.dropped,
+            released: self.released + other.released,
             made: self.made + other.made,
             empty_polls: self.empty_polls + other.empty_polls,
         }

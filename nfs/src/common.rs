@@ -54,10 +54,25 @@ impl Common {
     /// # Errors
     /// If there is no such CPU or no switch, or it does not let us in.
     pub fn attach(&self) -> Result<Endpoint, NfError> {
+        self.attach_to(self.options())
+    }
+
+    /// As [`Common::attach`], for a function that can also observe: [`Endpoint::observes`] says which it is to do.
+    ///
+    /// # Errors
+    /// As [`Common::attach`].
+    pub fn attach_or_observe(&self) -> Result<Endpoint, NfError> {
+        self.attach_to(Options { observes: true, ..self.options() })
+    }
+
+    fn options(&self) -> Options {
+        Options { socket: self.socket.clone(), name: self.name.clone(), ..Options::from_env() }
+    }
+
+    fn attach_to(&self, options: Options) -> Result<Endpoint, NfError> {
         if let Some(cpu) = self.cpu {
             pin(cpu)?;
         }
-        let options = Options { socket: self.socket.clone(), name: self.name.clone(), ..Options::from_env() };
         let device = Device::find(&options)?;
         Ok(Endpoint::attach_within(&device, self.endpoint, self.attach_seconds)?)
     }

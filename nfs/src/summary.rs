@@ -20,6 +20,8 @@ pub struct Summary {
     pub sent: u64,
     /// Packets given back with the verdict drop.
     pub dropped: u64,
+    /// Views given back, by one that observes.
+    pub released: u64,
     /// Packets made from empty buffers.
     pub made: u64,
     /// Polls that found nothing.
@@ -46,6 +48,7 @@ impl Summary {
             received: counters.received,
             sent: counters.sent,
             dropped: counters.dropped,
+            released: counters.released,
             made: counters.made,
             empty_polls: counters.empty_polls,
             attaches: report.attaches,
@@ -55,7 +58,10 @@ impl Summary {
 
 impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { nf, end, seconds, received, sent, dropped, made, .. } = self;
+        let Self { nf, end, seconds, received, sent, dropped, released, made, .. } = self;
+        if *released > 0 {
+            return write!(f, "{nf} ends ({end}) after {seconds:.1} s: {received} packets looked at");
+        }
         write!(
             f,
             "{nf} ends ({end}) after {seconds:.1} s: {received} packets received, {sent} sent, {dropped} dropped, {made} made"

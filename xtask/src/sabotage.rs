@@ -185,6 +185,12 @@ pub const ALL: &[Sabotage] = &[
     },
     Sabotage {
         package: "guest-netlib",
+        feature: "sabotage-view-check",
+        build: LIB,
+        test: "a_reference_that_ends_behind_the_copy_makes_it_worthless",
+    },
+    Sabotage {
+        package: "guest-netlib",
         feature: "sabotage-leave-at-once",
         build: Build::Test(&["--test", "run"]),
         test: "a_stopped_loop_handles_what_the_switch_lends_until_it_knows",

@@ -43,7 +43,7 @@ fn main() -> ExitCode {
 fn supervise(supervised: &Supervised) -> Result<(), Box<dyn std::error::Error>> {
     let stop = Stop::on_signals()?;
     // A process of the host needs no supervisor: the end of its connection is the proof of its death.
-    let device = Device::find(&Options { socket: None, ..Options::from_env() })?;
+    let device = Device::find(&Options { socket: None, observes: true, ..Options::from_env() })?;
     let notice = DeathNotice::new(device, supervised.endpoint)?;
     Ok(supervised.run(&notice, &stop)?)
 }

@@ -78,7 +78,7 @@ struct Bar {
 pub(crate) struct Found {
     pub(crate) control: Mapping,
     pub(crate) control_file: File,
-    pub(crate) regions: Vec<Mapping>,
+    pub(crate) regions: Vec<super::Found>,
 }
 
 /// Maps every shared-memory device listed in `listed` and tells control area from regions by their magic.
@@ -97,7 +97,10 @@ pub(crate) fn find(listed: &Path) -> Result<Found, PciError> {
                     return Err(PciError::TwoControlAreas { first: first.device, second });
                 }
             }
-            Some(REGION_MAGIC) => regions.push(bar.mapping),
+            Some(REGION_MAGIC) => {
+                let Bar { mapping, file, .. } = bar;
+                regions.push(super::Found { mapping, file: file.into(), writable: true });
+            }
             // Somebody else's shared memory.
             _ => log::debug!("{} holds neither control area nor region", bar.device.display()),
         }

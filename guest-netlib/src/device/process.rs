@@ -6,7 +6,7 @@
 
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -17,6 +17,7 @@ use rustix::net::{
 };
 use serde::{Deserialize, Serialize};
 
+use super::Found;
 use crate::mapping::Mapping;
 
 /// Version of the messages on the socket.
@@ -98,7 +99,7 @@ pub enum ProcessError {
 /// The switch's memory and the connection that goes with it.
 pub(crate) struct Lent {
     pub(crate) control: Mapping,
-    pub(crate) region: Mapping,
+    pub(crate) region: Found,
     pub(crate) connection: OwnedFd,
 }
 
@@ -117,15 +118,14 @@ pub(crate) fn fetch(socket: &Path, name: &str) -> Result<Lent, ProcessError> {
         return Err(ProcessError::Refused { name: name.to_owned(), reason });
     }
     let memory = answer.ok.ok_or_else(|| strange("neither ok nor error".to_owned()))?;
-    if memory.read_only {
-        return Err(strange("a read-only region".to_owned()));
-    }
     let (Some(region), Some(control), None) = (files.pop(), files.pop(), files.pop()) else {
         return Err(strange("another number of file descriptors".to_owned()));
     };
+    let map_region: Map = if memory.read_only { Mapping::read_only } else { Mapping::shared };
+    let mapping = map("region", &region, memory.region_bytes, map_region)?;
     Ok(Lent {
-        control: map("control area", &control, memory.control_bytes)?,
-        region: map("region", &region, memory.region_bytes)?,
+        control: map("control area", &control, memory.control_bytes, Mapping::shared)?,
+        region: Found { mapping, file: region, writable: !memory.read_only },
         connection,
     })
 }
@@ -161,15 +161,18 @@ fn ask(connection: &OwnedFd, name: &str) -> io::Result<(Vec<u8>, Vec<OwnedFd>)> 
     Ok((text, files))
 }
 
+/// How a file is mapped.
+type Map = fn(BorrowedFd<'_>, usize) -> io::Result<Mapping>;
+
 /// Maps `file`, which must be at least as long as the switch says: a shorter one would end in SIGBUS.
-fn map(what: &'static str, file: &OwnedFd, said_bytes: u64) -> Result<Mapping, ProcessError> {
+fn map(what: &'static str, file: &OwnedFd, said_bytes: u64, map: Map) -> Result<Mapping, ProcessError> {
     let failed = |source: io::Error| ProcessError::Map { what, mapped_bytes: said_bytes, source };
     let file_bytes = rustix::fs::fstat(file).map_err(|err| failed(err.into()))?.st_size;
     let long_enough = u64::try_from(file_bytes).is_ok_and(|bytes| bytes >= said_bytes);
     let mapped_bytes = usize::try_from(said_bytes).ok().filter(|&bytes| bytes > 0 && long_enough);
     let mapped_bytes = mapped_bytes
         .ok_or_else(|| failed(io::Error::other(format!("the file behind it has {file_bytes} bytes"))))?;
-    Mapping::shared(file.as_fd(), mapped_bytes).map_err(failed)
+    map(file.as_fd(), mapped_bytes).map_err(failed)
 }
 
 /// Whether the switch still holds its end of the connection.

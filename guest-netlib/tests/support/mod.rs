@@ -23,14 +23,17 @@ use shm_ring::area::{
     AreaLayout, AreaSpec, EndpointSpec, HostArea, RegionGeometry, TargetKind, TargetSpec, write_region_header,
 };
 use shm_ring::attach::{AttachAction, GuestEvent, GuestWatch, HostPhase, Refusal};
-use shm_ring::desc::{Desc, Kind, RawDesc, mark};
+use shm_ring::desc::{Desc, Kind, REFERENCE, RawDesc, mark, reference_aux};
 use shm_ring::layout::STRIDE_BYTES_DEFAULT;
+use shm_ring::reference::ReferenceTable;
 use shm_ring::ring::{Consumer, Producer};
 
 pub const REGION_BYTES: u64 = 2 << 20;
 pub const QUOTA: u32 = 64;
 pub const CREDIT: u32 = 4;
 pub const RING_SLOTS: u32 = 64;
+/// Of each queue pair of an observer.
+pub const REFERENCES: u16 = 16;
 pub const COOKIE: u64 = 0x1122_3344_5566_7788;
 /// What the host puts into the mark of each packet.
 pub const INGRESS_PORT: u16 = 3;
@@ -86,6 +89,7 @@ pub struct Areas {
     pub control: Memory,
     pub region: Memory,
     pub geometry: RegionGeometry,
+    pub read_only: bool,
     pub host: HostArea<'static>,
 }
 
@@ -104,11 +108,15 @@ pub fn endpoint(lcores: &[u16]) -> EndpointSpec {
 
 impl Areas {
     pub fn new(endpoints: Vec<EndpointSpec>) -> Self {
+        Self::with_access(0, endpoints)
+    }
+
+    fn with_access(access: u16, endpoints: Vec<EndpointSpec>) -> Self {
         let geometry = RegionGeometry::fit(REGION_BYTES, STRIDE_BYTES_DEFAULT, COOKIE).unwrap();
         let target = |kind, id, name: &str| TargetSpec { kind, id, name: name.into() };
         let layout = AreaLayout::plan(&AreaSpec {
             region: geometry,
-            access: 0,
+            access,
             features_offered: 0,
             endpoints,
             targets: vec![
@@ -122,7 +130,7 @@ impl Areas {
         let host = unsafe { HostArea::create(control.base, control.bytes, &layout) }.unwrap();
         // SAFETY: as above.
         unsafe { write_region_header(region.base, &geometry) };
-        Self { control, region, geometry, host }
+        Self { control, region, geometry, read_only: access != 0, host }
     }
 }
 
@@ -153,6 +161,12 @@ impl TestHost {
         Self::serving(Areas::new(vec![endpoint(lcores)]))
     }
 
+    /// One endpoint that observes.
+    pub fn observed(lcores: &[u16]) -> Self {
+        let observer = EndpointSpec { references: REFERENCES.into(), credit_buffers: 0, ..endpoint(lcores) };
+        Self::serving(Areas::with_access(1, vec![observer]))
+    }
+
     pub fn serving(areas: Areas) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let socket = folder.path().join("endpoint.sock");
@@ -180,6 +194,11 @@ impl TestHost {
 
     pub fn options(&self) -> Options {
         Options::process(&self.socket, "fwd0")
+    }
+
+    /// The device of a program that knows how to observe.
+    pub fn observer(&self) -> Arc<Device> {
+        Device::find(&Options { observes: true, ..self.options() }).unwrap()
     }
 
     pub fn device(&self) -> Arc<Device> {
@@ -249,6 +268,7 @@ impl TestHost {
         Lcore {
             host: self,
             to_guest: Producer::new(pair.host_to_guest, None),
+            references: pair.references,
             from_guest: Consumer::new(pair.guest_to_host),
         }
     }
@@ -268,6 +288,7 @@ impl Drop for TestHost {
 pub struct Lcore<'h> {
     host: &'h TestHost,
     to_guest: Producer<'static>,
+    references: ReferenceTable<'static>,
     from_guest: Consumer<'static>,
 }
 
@@ -282,6 +303,11 @@ pub fn loan(index: u32, len: u16) -> Desc {
         flags: 0,
         aux: mark(INGRESS_PORT, RULE_MARK),
     }
+}
+
+/// The reference to what would be lent by `desc`.
+pub fn reference(desc: Desc, slot: u16) -> Desc {
+    Desc { code: REFERENCE, aux: reference_aux(INGRESS_PORT, slot), ..desc }
 }
 
 pub fn empty_loan(index: u32) -> Desc {
@@ -302,6 +328,17 @@ impl Lcore<'_> {
     pub fn lend_desc(&mut self, desc: Desc) {
         assert!(self.to_guest.room(1).unwrap() >= 1);
         assert!(self.to_guest.stage(desc.pack()));
+    }
+
+    /// Brings a reference, good from here on, to what would be lent by `desc`.
+    pub fn refer(&mut self, desc: Desc, slot: u16) {
+        self.references.show(slot, desc.generation);
+        self.lend_desc(reference(desc, slot));
+    }
+
+    /// Ends a reference.
+    pub fn end(&self, desc: Desc, slot: u16) {
+        self.references.show(slot, desc.generation.wrapping_add(1));
     }
 
     pub fn publish(&mut self) {
@@ -406,9 +443,14 @@ fn lend_memory(connection: &OwnedFd, shared: &Shared) {
         return;
     }
     let (control, region) = (&shared.areas.control, &shared.areas.region);
+    let read_only = shared.areas.read_only;
     let answer = serde_json::json!({"netvm": 1, "ok": {
-        "control_bytes": control.bytes, "region_bytes": region.bytes, "read_only": false}});
-    let files = [control.fd.as_fd(), region.fd.as_fd()];
+        "control_bytes": control.bytes, "region_bytes": region.bytes, "read_only": read_only}});
+    let reader = read_only.then(|| {
+        let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&region.fd));
+        rustix::fs::open(path, rustix::fs::OFlags::RDONLY, rustix::fs::Mode::empty()).unwrap()
+    });
+    let files = [control.fd.as_fd(), reader.as_ref().unwrap_or(&region.fd).as_fd()];
     let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
     let mut ancillary = SendAncillaryBuffer::new(&mut space);
     assert!(ancillary.push(SendAncillaryMessage::ScmRights(&files)));

@@ -6,8 +6,8 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
-use guest_netlib::Packet;
 use guest_netlib::holding::{Handler, SHOWN_COUNTERS};
+use guest_netlib::{Expired, Packet, View};
 use nfs::monitor::{FLOWS_MAX_DEFAULT, Monitor};
 use nfs::{Common, HEADER_BYTES, NfError};
 
@@ -19,6 +19,7 @@ use nfs::{Common, HEADER_BYTES, NfError};
         monitor                                  in a guest: a line each 5 seconds, packets pass\n  \
         monitor --drop --every 1                 at the end of a chain: count and drop\n  \
         monitor --socket /run/netvm/demo/endpoint.sock --name mon0 --top 10\n\n\
+        With access = \"observer\" it looks on, and passes nothing.\n\n\
         A line: {\"seconds\":5.0,\"packets\":12,\"bytes\":1176,\"interval\":{...},\"flows\":1,\n\
         \"protocols\":{\"icmp\":{\"packets\":12,\"bytes\":1176}},\"top\":[{\"a\":\"10.1.0.2:0\",\"b\":\"10.2.0.2:0\",...}]}"
 )]
@@ -38,7 +39,7 @@ struct Args {
     #[arg(long, value_name = "FLOWS", default_value_t = FLOWS_MAX_DEFAULT)]
     flows: usize,
 
-    /// Drop each packet when it is counted, instead of passing it on
+    /// Drop each packet when it is counted, instead of passing it on; an observer does neither
     #[arg(long)]
     drop: bool,
 }
@@ -48,7 +49,7 @@ fn main() -> ExitCode {
 }
 
 fn watch(args: Args) -> Result<(), NfError> {
-    let mut endpoint = args.common.attach()?;
+    let mut endpoint = args.common.attach_or_observe()?;
     let how = args.common.how_to_run()?;
     let every = Duration::from_secs(args.every.into());
     let monitor = Monitor::new(args.flows);
@@ -96,6 +97,15 @@ impl<'q> Handler<'q> for Watch {
         let copied_bytes = packet.copy_to(&mut headers);
         self.monitor.count(&headers[..copied_bytes], packet.len(), now);
         if self.drops { packet.drop_packet() } else { packet.next() }
+    }
+
+    #[inline]
+    fn view(&mut self, view: View<'q>, now: Duration) {
+        let mut headers = [0; HEADER_BYTES];
+        match view.copy_out(&mut headers) {
+            Ok(copied_bytes) => self.monitor.count(&headers[..copied_bytes], view.len(), now),
+            Err(Expired) => self.monitor.count_expired(),
+        }
     }
 
     fn tick(&mut self, now: Duration) {

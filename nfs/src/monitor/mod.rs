@@ -109,6 +109,8 @@ pub struct Monitor {
     total: Amount,
     /// Packets of flows that found no place in the table.
     untracked: Amount,
+    /// Views that had ended before they were looked at.
+    expired: u64,
     classes: [Amount; CLASSES.len()],
     reported: Amount,
     reported_at: Duration,
@@ -123,6 +125,7 @@ impl Monitor {
             flows_max,
             total: Amount::default(),
             untracked: Amount::default(),
+            expired: 0,
             classes: [Amount::default(); CLASSES.len()],
             reported: Amount::default(),
             reported_at: Duration::ZERO,
@@ -139,6 +142,11 @@ impl Monitor {
         if let Ok(key) = key {
             self.count_flow(key.direction_free(), frame_bytes, now);
         }
+    }
+
+    /// Counts a view that had ended before it was looked at: nothing is known of its packet.
+    pub fn count_expired(&mut self) {
+        self.expired += 1;
     }
 
     fn count_flow(&mut self, key: FlowKey, frame_bytes: usize, now: Duration) {
@@ -204,6 +212,7 @@ impl Monitor {
             interval: self.total.since(self.reported),
             flows: self.flows.len(),
             untracked_packets: self.untracked.packets,
+            expired_views: self.expired,
             protocols: CLASSES
                 .iter()
                 .zip(self.classes)
@@ -324,7 +333,7 @@ mod tests {
         assert_eq!(
             line,
             "{\"seconds\":2.0,\"interval_seconds\":2.0,\"packets\":1,\"bytes\":46,\
-             \"interval\":{\"packets\":1,\"bytes\":46},\"flows\":1,\"untracked_packets\":0,\
+             \"interval\":{\"packets\":1,\"bytes\":46},\"flows\":1,\"untracked_packets\":0,\"expired_views\":0,\
              \"protocols\":{\"udp\":{\"packets\":1,\"bytes\":46}},\
              \"top\":[{\"a\":\"10.0.0.1:1000\",\"b\":\"10.0.0.2:53\",\"protocol\":\"udp\",\"packets\":1,\"bytes\":46}]}"
         );

@@ -25,6 +25,9 @@ pub struct Report {
     pub flows: usize,
     /// Packets since the start whose flow found no place in the table.
     pub untracked_packets: u64,
+    /// Of an observer: views since the start that had ended before they were looked at. They are counted nowhere
+    /// else.
+    pub expired_views: u64,
     /// Since the start, by protocol.
     pub protocols: BTreeMap<&'static str, Amount>,
     /// The flows with the most bytes since the last report.
