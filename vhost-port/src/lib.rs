@@ -22,6 +22,7 @@ compile_error!(
 );
 
 mod chain;
+mod device;
 mod event_signal;
 pub mod features;
 pub mod frame;
@@ -30,6 +31,7 @@ mod guest_rx;
 mod guest_tx;
 pub mod header;
 mod indirect;
+mod inflight;
 mod interrupt;
 pub mod lane;
 pub mod lane_counters;
@@ -39,9 +41,16 @@ pub mod memory_watch;
 pub mod notifier;
 pub mod publication;
 mod queue;
+pub mod refusal;
+mod requests;
+mod ring_claim;
 pub mod ring_fault;
+pub mod server;
+mod session;
 pub mod setup;
 mod sync;
+pub mod terms;
 #[cfg(all(any(test, feature = "test-guest"), not(loom)))]
 pub mod test_guest;
 mod vring;
+mod wire;

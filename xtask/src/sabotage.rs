@@ -44,6 +44,10 @@ const fn handover(feature: &'static str, test: &'static str) -> Sabotage {
     Sabotage { package: "vhost-port", feature, build: Build::Loom(&["--lib"]), test }
 }
 
+const fn frontend(feature: &'static str, test: &'static str) -> Sabotage {
+    Sabotage { package: "vhost-port", feature, build: Build::Test(&["--test", "hostile"]), test }
+}
+
 /// Every sabotage there is.
 pub const ALL: &[Sabotage] = &[
     ring("sabotage-publish-relaxed", "what_is_taken_is_what_was_published"),
@@ -135,6 +139,10 @@ pub const ALL: &[Sabotage] = &[
     vhost("sabotage-region-size", "a_region_may_end_exactly_where_its_file_does"),
     vhost("sabotage-region-overlap", "regions_may_touch_and_may_not_overlap_by_a_byte"),
     vhost("sabotage-translation-bound", "finds_exactly_what_lies_in_one_region"),
+    frontend("sabotage-ring-bounds", "a_ring_that_ends_outside_guest_memory_never_starts"),
+    frontend("sabotage-running-change", "what_a_running_queue_rests_on_does_not_change"),
+    frontend("sabotage-answer-early", "an_answer_comes_when_no_lane_uses_the_memory_any_more"),
+    frontend("sabotage-partial-message", "the_rest_of_a_message_is_not_waited_for"),
     Sabotage {
         package: "dpdk",
         feature: "sabotage-burst-leak",
