@@ -97,6 +97,9 @@ pub struct Endpoint {
     pub received: u64,
     /// Packets it gave back.
     pub returned: u64,
+    /// Packets that it sent on and that were dropped, by reason.
+    #[serde(default)]
+    pub drops: BTreeMap<String, u64>,
     /// Violations by name.
     #[serde(default)]
     pub faults: BTreeMap<String, u64>,

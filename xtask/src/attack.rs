@@ -10,7 +10,8 @@ use crate::workspace::Workspace;
 
 /// Options of `cargo xtask attack`.
 #[derive(clap::Args)]
-#[command(after_help = "Example:\n  cargo xtask attack --seconds 60 --seed 7 --json | tail -n 1\n\n\
+#[command(after_help = "Examples:\n  cargo xtask attack --seconds 60 --seed 7 --json | tail -n 1\n  \
+    cargo xtask attack --seconds 60 --only denied_edges\n\n\
     A process and a VM attack one domain of a switch while another domain moves bytes; what the other domain\n\
     keeps, and what the switch counts, is printed. Needs root, as the demo does; what is changed is undone.")]
 pub struct Options {
@@ -23,6 +24,9 @@ pub struct Options {
     /// Attack from a process alone
     #[arg(long)]
     no_vm: bool,
+    /// Attack in this way alone, as the JSON names it: denied_edges, ...; may be given several times
+    #[arg(long, value_name = "KIND")]
+    only: Vec<String>,
     /// Print the summary as one JSON object in the last line
     #[arg(long)]
     json: bool,
@@ -44,6 +48,7 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<(), XtaskError> {
     } else {
         product::image(workspace)?;
     }
+    command.args(options.only.iter().flat_map(|kind| ["--only", kind]));
     if options.json {
         command.arg("--json");
     }

@@ -26,6 +26,8 @@ pub struct Link {
     socket: PathBuf,
     /// Its end is said to be our end.
     pub connection: OwnedFd,
+    /// The files of control area and region.
+    pub files: [OwnedFd; 2],
 }
 
 /// Everything that this program can map.
@@ -49,11 +51,12 @@ impl Device {
     /// # Errors
     /// If the switch refuses, or its control area makes no sense.
     pub fn process(socket: &Path, name: &str) -> io::Result<Self> {
-        let (connection, [control, region]) = hello(socket, name)?;
-        let link = Link { socket: socket.to_owned(), connection };
-        let control = Memory::map(control.as_fd(), file_bytes(&control)?)?;
-        let region = Memory::map(region.as_fd(), file_bytes(&region)?)?;
+        let (connection, files) = hello(socket, name)?;
+        let [control, region] = &files;
+        let control = Memory::map(control.as_fd(), file_bytes(control)?)?;
+        let region = Memory::map(region.as_fd(), file_bytes(region)?)?;
         let seat = Seat::read(&control).ok_or_else(|| io::Error::other("no control area came"))?;
+        let link = Link { socket: socket.to_owned(), connection, files };
         Ok(Self { control, region, others: Vec::new(), seat, link: Some(link) })
     }
 

@@ -1,6 +1,7 @@
 //! What kinds of attack there are, and how often each was tried.
 
 use std::collections::BTreeMap;
+use std::str::FromStr;
 
 /// A kind of attack.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,6 +27,8 @@ pub enum Kind {
     DescriptorRaces,
     /// Packets whose headers another thread changes after they were given back.
     PacketRaces,
+    /// Holes punched into the files of its memory, and tries to shrink, grow and seal them.
+    PunchedHoles,
     /// Wishes to attach, one after the other, with right and wrong versions and features.
     AttachStorm,
     /// Messages on endpoint.sock that are malformed, too long, in the wrong order or of others' names.
@@ -39,7 +42,7 @@ pub enum Kind {
 }
 
 /// Every kind, in the order of their counters.
-pub const KINDS: [Kind; 15] = [
+pub const KINDS: [Kind; 16] = [
     Kind::ScribbleControl,
     Kind::ScribbleRegion,
     Kind::AbsurdCounters,
@@ -50,6 +53,7 @@ pub const KINDS: [Kind; 15] = [
     Kind::EpochFlips,
     Kind::DescriptorRaces,
     Kind::PacketRaces,
+    Kind::PunchedHoles,
     Kind::AttachStorm,
     Kind::ControlFlood,
     Kind::DeniedTargets,
@@ -72,6 +76,7 @@ impl Kind {
             Self::EpochFlips => "epoch_flips",
             Self::DescriptorRaces => "descriptor_races",
             Self::PacketRaces => "packet_races",
+            Self::PunchedHoles => "punched_holes",
             Self::AttachStorm => "attach_storm",
             Self::ControlFlood => "control_flood",
             Self::DeniedTargets => "denied_targets",
@@ -80,16 +85,33 @@ impl Kind {
         }
     }
 
-    /// Whether only a process can do it: a guest has no socket.
+    /// Whether only a process can do it: a guest has no socket, and no files.
     #[must_use]
     pub const fn needs_socket(self) -> bool {
-        matches!(self, Self::ControlFlood)
+        matches!(self, Self::ControlFlood | Self::PunchedHoles)
     }
 
     /// Whether the switch lets go of an endpoint that does it.
     #[must_use]
     pub const fn ends_the_attach(self) -> bool {
-        matches!(self, Self::ScribbleControl | Self::AbsurdCounters | Self::EpochFlips | Self::AttachStorm)
+        matches!(
+            self,
+            Self::ScribbleControl
+                | Self::AbsurdCounters
+                | Self::PunchedHoles
+                | Self::EpochFlips
+                | Self::AttachStorm
+        )
+    }
+}
+
+impl FromStr for Kind {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let names = || KINDS.map(Self::name).join(", ");
+        let named = KINDS.into_iter().find(|kind| kind.name() == text);
+        named.ok_or_else(|| format!("{text:?} is no kind of attack; there are: {}", names()))
     }
 }
 
@@ -126,7 +148,9 @@ mod tests {
         for (position, kind) in KINDS.iter().enumerate() {
             assert_eq!(*kind as usize, position);
             attempts.add(*kind, 1);
+            assert_eq!(kind.name().parse(), Ok(*kind));
         }
+        assert!("hope".parse::<Kind>().is_err());
         assert_eq!(attempts.named().into_values().collect::<Vec<_>>(), [1; KINDS.len()]);
     }
 }

@@ -12,13 +12,14 @@
 //! | `seat` | where everything of one endpoint lies |
 //! | `session` | an attach, with what was lent in it |
 //! | `siege` | the rounds |
-//! | `handshake`, `descriptors`, `edges`, `races`, `scribbles`, `messages`, `canary` | the attacks |
+//! | `handshake`, `descriptors`, `edges`, `races`, `scribbles`, `holes`, `messages`, `canary` | the attacks |
 
 pub mod canary;
 mod descriptors;
 pub mod device;
 pub mod edges;
 mod handshake;
+mod holes;
 pub mod kind;
 pub mod memory;
 mod messages;

@@ -34,6 +34,9 @@ pub struct Report {
     pub attaches: u64,
     /// How often it was refused an attach that a bout needed.
     pub refused: u64,
+    /// How often sealed memory let itself be resized or sealed anew.
+    #[serde(default)]
+    pub resized: u64,
     /// What it was searched for and found.
     pub found: Vec<Finding>,
     /// Bytes of each mapping that was searched to its end.
@@ -52,8 +55,12 @@ pub struct Siege<'s> {
     pub(super) edge: Option<Edge>,
     /// The first page of the region as the host wrote it.
     pub(super) region_header: Vec<u8>,
+    /// See [`Report::resized`].
+    pub(super) resized: u64,
     /// Epochs that the switch may not know to be over.
     pub(super) ended: Vec<u32>,
+    /// What it does.
+    kinds: Vec<Kind>,
     rounds: u64,
     attaches: u64,
     refused: u64,
@@ -79,6 +86,7 @@ impl Report {
         }
         self.attaches += later.attaches;
         self.refused += later.refused;
+        self.resized += later.resized;
         self.found.extend(later.found);
         self.found.sort();
         self.found.dedup();
@@ -86,7 +94,7 @@ impl Report {
 }
 
 impl<'s> Siege<'s> {
-    /// An attacker on this memory.
+    /// An attacker on this memory that does these kinds of attack; none: all that it can.
     #[must_use]
     pub fn new(
         device: Device,
@@ -94,9 +102,12 @@ impl<'s> Siege<'s> {
         length: Duration,
         canaries: &'s [Canary],
         edge: Option<Edge>,
+        kinds: &[Kind],
     ) -> Self {
         let now = Instant::now();
         let mut random = Random::seeded(seed);
+        let wanted = |kind: &Kind| kinds.is_empty() || kinds.contains(kind);
+        let possible = |kind: &Kind| device.has_socket() || !kind.needs_socket();
         Self {
             region_header: device.region.copy(0..64),
             search: Search::of(canaries, &device, &mut random),
@@ -104,7 +115,9 @@ impl<'s> Siege<'s> {
             edge,
             session: None,
             attempts: Attempts::default(),
+            resized: 0,
             ended: Vec::new(),
+            kinds: KINDS.into_iter().filter(|kind| wanted(kind) && possible(kind)).collect(),
             rounds: 0,
             attaches: 0,
             refused: 0,
@@ -120,9 +133,7 @@ impl<'s> Siege<'s> {
     /// Goes on until the time is over or, in a process, until only a new one will be let in.
     #[must_use]
     pub fn run(mut self, seed: u64) -> Report {
-        let has_socket = self.device.has_socket();
-        let mut kinds: Vec<Kind> =
-            KINDS.into_iter().filter(|kind| has_socket || !kind.needs_socket()).collect();
+        let mut kinds = std::mem::take(&mut self.kinds);
         while !self.is_over() && !self.must_die {
             for last in (1..kinds.len()).rev() {
                 kinds.swap(last, self.random.index(last + 1));
@@ -133,7 +144,7 @@ impl<'s> Siege<'s> {
                 self.bout(*kind);
             }
         }
-        if !self.must_die {
+        if !self.must_die && kinds.contains(&Kind::CanarySearch) {
             // Whatever was missed for want of time.
             self.search.sweep(&self.device);
             self.attempts.add(Kind::CanarySearch, self.search.take_pages());
@@ -143,6 +154,7 @@ impl<'s> Siege<'s> {
             attempts: self.attempts.named(),
             attaches: self.attaches,
             refused: self.refused,
+            resized: self.resized,
             found: self.search.found(),
             searched: self.search.searched(&self.device),
         }
@@ -173,6 +185,7 @@ impl<'s> Siege<'s> {
             Kind::EpochFlips => self.flip_epochs(),
             Kind::DescriptorRaces => self.race_descriptors(),
             Kind::PacketRaces => self.race_packets(),
+            Kind::PunchedHoles => self.punch_holes(),
             Kind::AttachStorm => self.storm(),
             Kind::ControlFlood => self.flood_control(),
             Kind::DeniedTargets => self.name_denied_targets(),

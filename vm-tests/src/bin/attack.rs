@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use serde::Serialize;
+use vm_tests::attacker::kind::Kind;
 use vm_tests::trial::{self, Plan, Summary};
 
 /// Attacks a switch from a process and a VM of one domain, while another domain is at work.
@@ -18,6 +19,9 @@ struct Options {
     /// Attack from a process alone
     #[arg(long)]
     no_vm: bool,
+    /// Attack in this way alone; may be given several times
+    #[arg(long, value_name = "KIND")]
+    only: Vec<Kind>,
     /// Print the summary as one JSON object in the last line
     #[arg(long)]
     json: bool,
@@ -34,8 +38,9 @@ struct Report<'r> {
 
 fn main() -> ExitCode {
     let options = Options::parse();
-    let plan = Plan { seconds: options.seconds, seed: options.seed, vm: !options.no_vm };
-    let summary = trial::run(plan, &mut |line| println!("{line}"));
+    let Options { seconds, seed, no_vm, only, .. } = options;
+    let plan = Plan { seconds, seed, vm: !no_vm, only };
+    let summary = trial::run(&plan, &mut |line| println!("{line}"));
     println!("\n{}", summary.text());
     let complaints = summary.complaints();
     for complaint in &complaints {

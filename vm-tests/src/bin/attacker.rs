@@ -10,6 +10,7 @@ use clap::Parser;
 use vm_tests::attacker::canary::Canary;
 use vm_tests::attacker::device::Device;
 use vm_tests::attacker::edges::Edge;
+use vm_tests::attacker::kind::Kind;
 use vm_tests::attacker::plant::plant;
 use vm_tests::attacker::siege::{Report, Siege};
 
@@ -37,6 +38,9 @@ struct Options {
     /// A secret to look for: where it is, and its bytes, inverted, in hexadecimal; may be given several times
     #[arg(long, value_name = "PLACE=HEX")]
     canary: Vec<Canary>,
+    /// Attack in this way alone; may be given several times
+    #[arg(long, value_name = "KIND")]
+    only: Vec<Kind>,
     /// The number of a port of another domain, to which an edge carries UDP to 10.1.0.3 port 7 alone
     #[arg(long, value_name = "NUMBER")]
     edge_port: Option<u16>,
@@ -77,7 +81,7 @@ fn live(options: &Options) -> Result<Option<Report>, String> {
         return plant(&device, canary, length).map(|()| None);
     }
     let edge = options.edge_port.map(Edge::to_port);
-    Ok(Some(Siege::new(device, options.seed, length, &options.canary, edge).run(options.seed)))
+    Ok(Some(Siege::new(device, options.seed, length, &options.canary, edge, &options.only).run(options.seed)))
 }
 
 /// A process that the switch has cut off for good dies, with all that it holds, and another takes its place.

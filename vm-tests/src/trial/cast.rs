@@ -36,6 +36,10 @@ pub struct Canaries {
     pub packets: Canary,
     /// In the other domain's region and control areas, and in the NF counters that the switch copies.
     pub words: Canary,
+    /// In the ledger, where the other domain's buffers are.
+    pub ledger: Canary,
+    /// In the headers of the other domain's mbufs.
+    pub mbufs: Canary,
     /// In packets of the attacked domain itself: who does not find this one finds nothing.
     pub own: Canary,
 }
@@ -49,14 +53,17 @@ impl Canaries {
             names: canary("names"),
             packets: canary("packets"),
             words: canary("words"),
+            ledger: canary("ledger"),
+            mbufs: canary("mbufs"),
             own: canary("own"),
         }
     }
 
-    fn arguments(&self) -> Vec<String> {
-        let all = [&self.names, &self.packets, &self.words, &self.own];
+    fn arguments(&self, plan: &Plan) -> Vec<String> {
+        let only = plan.only.iter().flat_map(|kind| ["--only".to_owned(), kind.name().to_owned()]);
+        let all = [&self.names, &self.packets, &self.words, &self.ledger, &self.mbufs, &self.own];
         let canaries = all.iter().flat_map(|canary| ["--canary".to_owned(), canary.to_argument()]);
-        canaries.chain(["--edge-port".to_owned(), SERVER_PORT.to_string()]).collect()
+        canaries.chain(only).chain(["--edge-port".to_owned(), SERVER_PORT.to_string()]).collect()
     }
 }
 
@@ -130,6 +137,9 @@ rx_slots = 128
 tx_slots = 128
 "#;
 
+/// Position of domain "other" among the domains above.
+pub const OTHER_DOMAIN: u16 = 1;
+
 /// Position of port "server" among the ports below.
 const SERVER_PORT: u16 = 3;
 
@@ -165,7 +175,7 @@ tx_slots = 64
 "#;
 
 /// The config of the trial.
-pub fn config(scene: &Scene, canaries: &Canaries, plan: Plan) -> String {
+pub fn config(scene: &Scene, canaries: &Canaries, plan: &Plan) -> String {
     let secret = canaries.names.text();
     let mut parts = vec![
         DOMAINS_AND_PORTS.to_owned(),
@@ -200,9 +210,9 @@ fn process(name: &str, domain: &str, service: &str, quota: u32) -> String {
 }
 
 /// The attacker comes as a file of the VM, so that no image holds one.
-fn vm(scene: &Scene, canaries: &Canaries, plan: Plan) -> String {
+fn vm(scene: &Scene, canaries: &Canaries, plan: &Plan) -> String {
     let program = scene.artifacts.static_program("attacker").display().to_string();
-    let arguments = canaries.arguments().join(" ");
+    let arguments = canaries.arguments(plan).join(" ");
     let (seconds, seed) = (plan.seconds, plan.seed ^ 0x766d);
     format!(
         "\n[[vm]]\nname = \"{VM}\"\ndomain = \"{ATTACKED}\"\nkernel = \"KERNEL\"\ninitramfs = \"INITRAMFS\"\n\
@@ -224,10 +234,10 @@ pub fn functions(switch: &mut Switch, scene: &Scene, canaries: &Canaries, limit:
 }
 
 /// Starts the process that attacks.
-pub fn attacker(scene: &Scene, canaries: &Canaries, plan: Plan) -> Child {
+pub fn attacker(scene: &Scene, canaries: &Canaries, plan: &Plan) -> Child {
     let mut command = attacker_command(scene, PROCESS);
     command.args(["--json", "--seconds", &plan.seconds.to_string(), "--seed", &plan.seed.to_string()]);
-    command.args(canaries.arguments());
+    command.args(canaries.arguments(plan));
     Child::spawn(PROCESS, command, &scene.dir, &scene.journal).expect("an attacker")
 }
 

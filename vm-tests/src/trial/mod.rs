@@ -5,11 +5,13 @@
 //! other domain's packets, names and network functions carry canaries; the attackers look for them.
 
 mod cast;
+mod planted;
 mod sniffer;
 mod summary;
 mod watch;
 
 use std::net::Ipv4Addr;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use lab::beacon::Beacon;
@@ -17,11 +19,14 @@ use lab::child::Child;
 use lab::paced::{Moved, Pace, Paced};
 use lab::switch::Switch;
 
+pub use planted::Kept;
 pub use summary::{Summary, VmSummary};
 
 use crate::Scene;
+use crate::attacker::kind::Kind;
 use crate::attacker::siege::Report;
 use cast::{ATTACKED, Canaries, PROCESS, VM};
+use planted::Planted;
 use sniffer::Sniffer;
 use watch::Watch;
 
@@ -37,7 +42,7 @@ const BOOT_LIMIT: Duration = Duration::from_secs(120);
 const LAST_SEARCH: Duration = Duration::from_secs(60);
 
 /// What to run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {
     /// How long to attack.
     pub seconds: u64,
@@ -45,13 +50,21 @@ pub struct Plan {
     pub seed: u64,
     /// Whether a VM attacks besides the process.
     pub vm: bool,
+    /// The kinds of attack; none: all.
+    pub only: Vec<Kind>,
 }
 
 impl Plan {
     /// How long the control run takes.
     #[must_use]
-    pub fn control_seconds(self) -> u64 {
+    pub fn control_seconds(&self) -> u64 {
         (self.seconds / 6).clamp(5, 20)
+    }
+
+    /// Whether attackers do this.
+    #[must_use]
+    pub fn has(&self, kind: Kind) -> bool {
+        self.only.is_empty() || self.only.contains(&kind)
     }
 }
 
@@ -60,13 +73,16 @@ impl Plan {
 /// # Panics
 /// If the scene cannot be set, or the switch does not answer any more.
 #[must_use]
-pub fn run(plan: Plan, say: &mut dyn FnMut(&str)) -> Summary {
+pub fn run(plan: &Plan, say: &mut dyn FnMut(&str)) -> Summary {
     let scene = Scene::new();
     scene.journal.undo_on_signal().expect("signal handlers");
     let canaries = Canaries::random(plan.seed);
     let hosts = cast::Hosts::of(&scene);
     let mut switch = scene.switch(&cast::config(&scene, &canaries, plan));
-    let _functions = cast::functions(&mut switch, &scene, &canaries, READY);
+    let functions = cast::functions(&mut switch, &scene, &canaries, READY);
+    let run_dir = PathBuf::from("/run/netvm").join(scene.switch_name());
+    let planted =
+        Planted::plant(switch.child().pid(), run_dir, cast::OTHER_DOMAIN, &canaries).expect("canaries");
     let beacon = Beacon::start(
         &hosts.attacked,
         (Ipv4Addr::new(10, 9, 0, 3), 9),
@@ -103,10 +119,11 @@ pub fn run(plan: Plan, say: &mut dyn FnMut(&str)) -> Summary {
         VmSummary::of(&switch, report, child)
     });
     watch.look(&mut switch, plan.seconds * BYTES_PER_SECOND, say);
-    drop(_functions);
+    let kept = planted.kept(&canaries).expect("a look into the switch");
+    drop(functions);
     let arrived = sniffers.map(Sniffer::stop).into_iter().sum();
     let ratio = attacked.bytes_per_second() / control.bytes_per_second().max(1.0);
-    let summary = Summary::new(plan, &watch, report, vm, (ratio, attacked.is_intact), arrived);
+    let summary = Summary::new(plan, &watch, report, vm, (ratio, attacked.is_intact), arrived, kept);
     summary.after_the_end(switch.stop(), say)
 }
 

@@ -8,38 +8,43 @@ use lab::switch::Switch;
 use serde::Serialize;
 
 use super::Plan;
-use super::cast::VM;
+use super::cast::{PROCESS, VM};
+use super::planted::Kept;
 use super::sniffer::Arrived;
 use super::watch::{DENIALS, Watch};
-use crate::attacker::kind::KINDS;
+use crate::attacker::kind::{KINDS, Kind};
 use crate::attacker::siege::Report;
 
 /// Least attempts of each kind that the process makes in a minute.
 const ATTEMPTS_PER_MINUTE: u64 = 10_000;
 
-/// Violations that a process cannot attack without: each is one check of the switch, met.
-const COUNTED: [&str; 16] = [
-    "foreign_index",
-    "not_held",
-    "wrong_generation",
-    "unknown_code",
-    "unknown_flags",
-    "not_empty",
-    "past_buffer",
-    "frame_too_short",
-    "peer_counter",
-    "verdict_denied",
-    "domain_edge_denied",
-    "attach_too_often",
-    "wrong_epoch",
-    "message_malformed",
-    "message_too_long",
-    "message_unexpected",
+/// Violations, each with the kind of attack that a process cannot try without it: each is one check of the switch,
+/// met.
+const COUNTED: [(&str, Kind); 16] = [
+    ("foreign_index", Kind::ForgedDescriptors),
+    ("not_held", Kind::UnheldBuffers),
+    ("wrong_generation", Kind::ForgedDescriptors),
+    ("unknown_code", Kind::ForgedDescriptors),
+    ("unknown_flags", Kind::ForgedDescriptors),
+    ("not_empty", Kind::ForgedDescriptors),
+    ("past_buffer", Kind::ForgedDescriptors),
+    ("frame_too_short", Kind::ForgedDescriptors),
+    ("peer_counter", Kind::AbsurdCounters),
+    ("verdict_denied", Kind::DeniedTargets),
+    ("domain_edge_denied", Kind::DeniedEdges),
+    ("attach_too_often", Kind::AttachStorm),
+    ("wrong_epoch", Kind::EpochFlips),
+    ("message_malformed", Kind::ControlFlood),
+    ("message_too_long", Kind::ControlFlood),
+    ("message_unexpected", Kind::ControlFlood),
 ];
 
 /// The result. Keys are stable.
 #[derive(Clone, Debug, Serialize)]
 pub struct Summary {
+    /// What was to be tried.
+    #[serde(skip)]
+    plan: Plan,
     /// How long the attack took.
     pub seconds: u64,
     /// What all choices followed from.
@@ -66,14 +71,22 @@ pub struct Summary {
     pub other_domain_sha256_ok: bool,
     /// Canaries of the other domain that an attacker found, in whatever memory.
     pub canaries_found: u64,
+    /// How often those of the switch itself were there in the end, to be found.
+    pub canaries_kept: Kept,
     /// Whether each attacker found the canary of its own domain.
     pub own_canary_found: bool,
     /// Packets that the switch refused a way: their target may not be named, or no edge carries them.
     pub denied_edge_tried: u64,
+    /// Those of the process alone.
+    pub denied_edge_tried_by_process: u64,
+    /// Those of the VM alone.
+    pub denied_edge_tried_by_vm: u64,
     /// Packets that arrived at a host although their target may not be named or the edge does not carry them.
     pub denied_edge_delivered: u64,
     /// Packets that arrived and are what the edge carries: the way is open for those.
     pub allowed_edge_delivered: u64,
+    /// How often sealed memory let itself be resized or sealed anew.
+    pub seals_broken: u64,
     /// The same of the attacker in the VM, if there was one.
     pub vm: Option<VmSummary>,
 }
@@ -112,12 +125,13 @@ impl VmSummary {
 
 impl Summary {
     pub(super) fn new(
-        plan: Plan,
+        plan: &Plan,
         watch: &Watch,
         report: Report,
         vm: Option<VmSummary>,
         moved: (f64, bool),
         arrived: Arrived,
+        canaries_kept: Kept,
     ) -> Self {
         let (ratio, hash_ok) = moved;
         let reports: Vec<&Report> =
@@ -125,6 +139,7 @@ impl Summary {
         let foreign = reports.iter().flat_map(|report| &report.found).filter(|found| found.place != "own");
         let violations = watch.violations();
         Self {
+            plan: plan.clone(),
             seconds: plan.seconds,
             seed: plan.seed,
             attempts: report.attempts.clone(),
@@ -138,10 +153,14 @@ impl Summary {
             other_domain_drops: watch.other_drops(),
             other_domain_goodput_ratio: ratio,
             other_domain_sha256_ok: hash_ok,
+            canaries_kept,
             canaries_found: foreign.count() as u64,
             own_canary_found: reports.iter().all(|report| {
                 report.found.iter().any(|found| found.place == "own" && found.mapping != "control")
             }),
+            denied_edge_tried_by_process: watch.denied(PROCESS),
+            denied_edge_tried_by_vm: watch.denied(VM),
+            seals_broken: reports.iter().map(|report| report.resized).sum(),
             denied_edge_delivered: arrived.smuggled,
             allowed_edge_delivered: arrived.carried,
             vm,
@@ -181,16 +200,31 @@ impl Summary {
         claim(self.other_domain_packets > 0, "no packet entered the other domain".to_owned());
         let found = self.canaries_found;
         claim(found == 0, format!("{found} canaries of the other domain were found"));
-        claim(self.own_canary_found, "an attacker did not find the canary of its own domain".to_owned());
+        let kept = self.canaries_kept;
+        claim(
+            kept.config > 0 && kept.ledger > 0 && kept.mbufs > 0,
+            format!("not all canaries were in the switch to be found: {kept:?}"),
+        );
+        let broken = self.seals_broken;
+        claim(broken == 0, format!("sealed memory let itself be resized or sealed {broken} times"));
+        let searched = self.plan.has(Kind::CanarySearch);
+        claim(
+            !searched || self.own_canary_found,
+            "an attacker did not find the canary of its own domain".to_owned(),
+        );
         let delivered = self.denied_edge_delivered;
         claim(delivered == 0, format!("{delivered} packets crossed where the config draws no edge"));
-        claim(self.allowed_edge_delivered > 0, "the edge carried nothing that it should".to_owned());
-        for name in COUNTED {
+        let crosses = !self.plan.has(Kind::DeniedEdges) || self.allowed_edge_delivered > 0;
+        claim(crosses, "the edge carried nothing that it should".to_owned());
+        for (name, kind) in COUNTED {
+            if !self.plan.has(kind) {
+                continue;
+            }
             let count = self.violations.get(name).copied().unwrap_or(0);
             claim(count > 0, format!("no violation {name} was counted"));
         }
         let least = ATTEMPTS_PER_MINUTE * self.seconds.min(60) / 60;
-        for kind in KINDS {
+        for kind in KINDS.into_iter().filter(|kind| self.plan.has(*kind)) {
             let made = self.attempts.get(kind.name()).copied().unwrap_or(0);
             let name = kind.name();
             claim(
@@ -222,7 +256,8 @@ impl Summary {
              switch            {}, slowest answer {} ms, buffers {}\n\
              other domain      {} packets, {} lost, {:.2} of its goodput, hash {}\n\
              canaries          {} of the other domain found; own {}\n\
-             no edge           {} tried, {} delivered; {} delivered over the edge",
+             in the switch     {} times in its heap, in {} entries of the ledger, in {} mbufs\n\
+             no edge           {} tried ({} by the process, {} by the VM), {} delivered; {} delivered over the edge",
             self.seconds,
             self.seed,
             list(&self.attempts),
@@ -235,8 +270,17 @@ impl Summary {
             self.other_domain_goodput_ratio,
             if self.other_domain_sha256_ok { "equal" } else { "DIFFERENT" },
             self.canaries_found,
-            if self.own_canary_found { "found" } else { "NOT FOUND" },
+            match (self.plan.has(Kind::CanarySearch), self.own_canary_found) {
+                (false, _) => "not looked for",
+                (true, true) => "found",
+                (true, false) => "NOT FOUND",
+            },
+            self.canaries_kept.config,
+            self.canaries_kept.ledger,
+            self.canaries_kept.mbufs,
             self.denied_edge_tried,
+            self.denied_edge_tried_by_process,
+            self.denied_edge_tried_by_vm,
             self.denied_edge_delivered,
             self.allowed_edge_delivered,
         )

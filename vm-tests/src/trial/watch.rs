@@ -86,6 +86,15 @@ impl Watch {
         all
     }
 
+    /// Packets of one attacker that were refused a way since the beginning.
+    pub fn denied(&self, owner: &str) -> u64 {
+        let of = |status: &Status| -> u64 {
+            let drops = status.endpoint_of(owner).map(|endpoint| &endpoint.drops);
+            DENIALS.iter().filter_map(|reason| drops?.get(*reason)).sum()
+        };
+        of(&self.now) - of(&self.before)
+    }
+
     /// Packets of the other domain since the beginning.
     pub fn other_packets(&self) -> u64 {
         let received = |status: &Status| -> u64 {
