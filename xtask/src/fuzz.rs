@@ -188,7 +188,7 @@ pub fn stages(workspace: &Workspace) -> Result<Vec<Stage>, XtaskError> {
 }
 
 fn stage(name: &str, command: Command, expect: Expect) -> Stage {
-    Stage { name: name.to_owned(), command, limit: Duration::from_secs(900), expect }
+    Stage { name: name.to_owned(), before: None, command, limit: Duration::from_secs(900), expect }
 }
 
 /// One way to build the targets.

@@ -7,6 +7,8 @@ pub enum Build {
     Test(&'static [&'static str]),
     /// A loom model: `--cfg loom` with these arguments.
     Loom(&'static [&'static str]),
+    /// A whole switch, attacked by a process.
+    Switch,
 }
 
 /// One sabotaged check.
@@ -47,6 +49,13 @@ const fn handover(feature: &'static str, test: &'static str) -> Sabotage {
 const fn frontend(feature: &'static str, test: &'static str) -> Sabotage {
     Sabotage { package: "vhost-port", feature, build: Build::Test(&["--test", "hostile"]), test }
 }
+
+const fn attacked(feature: &'static str) -> Sabotage {
+    Sabotage { package: "switch-core", feature, build: Build::Switch, test: ATTACK }
+}
+
+/// The attack that a sabotaged switch must not stand.
+pub const ATTACK: &str = "an_attacker_in_a_process_meets_every_check";
 
 /// Every sabotage there is.
 pub const ALL: &[Sabotage] = &[
@@ -185,6 +194,9 @@ pub const ALL: &[Sabotage] = &[
         build: LIB,
         test: "the_endpoints_of_one_owner_share_a_budget_of_attaches",
     },
+    attacked("sabotage-edge"),
+    attacked("sabotage-generation"),
+    attacked("sabotage-verdict-rights"),
     Sabotage {
         package: "guest-netlib",
         feature: "sabotage-drop-returns",

@@ -29,6 +29,8 @@ pub enum Expect {
 pub struct Stage {
     /// What people call it; also what a filter is matched against.
     pub name: String,
+    /// A build that must end well first.
+    pub before: Option<Command>,
     /// The command.
     pub command: Command,
     /// After this long it is ended and has failed.
@@ -73,6 +75,19 @@ impl Stage {
                 return Err(LabError::file("remove", &log)(err));
             }
             _ => {}
+        }
+        if let Some(before) = self.before
+            && !Child::spawn(&log_name, before, log_dir, journal)?
+                .wait(self.limit)
+                .is_ok_and(|end| end.success())
+        {
+            // Whatever was built earlier is not what is to be tested.
+            eprintln!(
+                "FAILED: it does not build\n--- the end of {}:\n{}\n---",
+                log.display(),
+                tail(&log, 60)
+            );
+            return Ok(Tally { failed: 1, ..Tally::default() });
         }
         let mut child = Child::spawn(&log_name, self.command, log_dir, journal)?;
         let ended = child.wait(self.limit);

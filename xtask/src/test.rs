@@ -11,7 +11,7 @@ use crate::error::XtaskError;
 use crate::fuzz;
 use crate::packages;
 use crate::product;
-use crate::sabotage::{self, Build, Sabotage};
+use crate::sabotage::{self, ATTACK, Build, Sabotage};
 use crate::stage::{Expect, Stage, Tally};
 use crate::workspace::Workspace;
 
@@ -31,14 +31,11 @@ pub struct Options {
 /// `cargo xtask test`.
 pub fn run(workspace: &Workspace, options: &Options) -> Result<(), XtaskError> {
     packages::ensure()?;
-    let needs_products = options
-        .filter
-        .as_deref()
-        .is_none_or(|filter| "virtual machines".contains(filter) || "switch".contains(filter));
+    let needs_products = options.filter.as_deref().is_none_or(|filter| {
+        ["virtual machines", "switch", UNDER_ATTACK].iter().any(|stage| stage.contains(filter))
+    });
     if needs_products {
-        product::programs(workspace)?;
-        product::image(workspace)?;
-        product::attacker(workspace)?;
+        products(workspace)?;
     }
     let stages = select(stages(workspace, options)?, options.filter.as_deref())?;
     run_stages(workspace, stages)
@@ -47,14 +44,18 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<(), XtaskError> {
 /// `cargo xtask ci`: format, lints, then all tests.
 pub fn ci(workspace: &Workspace) -> Result<(), XtaskError> {
     packages::ensure()?;
-    product::programs(workspace)?;
-    product::image(workspace)?;
-    product::attacker(workspace)?;
+    products(workspace)?;
     let options = Options::default();
     let mut all = checks(workspace);
     all.extend(fuzz::checks(workspace));
     all.extend(stages(workspace, &options)?);
     run_stages(workspace, all)
+}
+
+fn products(workspace: &Workspace) -> Result<(), XtaskError> {
+    product::programs(workspace)?;
+    product::image(workspace)?;
+    product::attacker(workspace)
 }
 
 fn run_stages(workspace: &Workspace, stages: Vec<Stage>) -> Result<(), XtaskError> {
@@ -130,6 +131,8 @@ fn stages(workspace: &Workspace, options: &Options) -> Result<Vec<Stage>, XtaskE
     ];
     all.extend(sabotage::TOOLS.iter().map(|tool| featured(workspace, tool)));
     all.extend(sabotage::ALL.iter().map(|sabotage| sabotaged(workspace, sabotage)));
+    // Last of its kind, so that the switch that stays in the folder of debug builds is a good one.
+    all.push(attacked(workspace, None));
     all.extend(fuzz::stages(workspace)?);
     let mut vms = with_artifacts(workspace, workspace.cargo());
     if options.long {
@@ -149,6 +152,7 @@ fn stage(name: &str, mut command: Command, args: &[&str], limit_minutes: u64) ->
     command.args(args);
     Stage {
         name: name.to_owned(),
+        before: None,
         command,
         limit: Duration::from_secs(60 * limit_minutes),
         expect: Expect::Pass,
@@ -174,11 +178,35 @@ fn featured(workspace: &Workspace, sabotage: &Sabotage) -> Stage {
     let (mut command, target) = match sabotage.build {
         Build::Loom(target) => (loom_command(workspace), target),
         Build::Test(target) => (with_artifacts(workspace, workspace.cargo()), target),
+        Build::Switch => return attacked(workspace, Some(sabotage)),
     };
     command.args(["test", "-p", sabotage.package, "--features", sabotage.feature]);
     command.args(target).args(["--", sabotage.test]);
     Stage {
         name: format!("{} {}", sabotage.package, sabotage.feature),
+        before: None,
+        command,
+        limit: Duration::from_secs(600),
+        expect: Expect::Pass,
+    }
+}
+
+/// What the stages are called in which a process attacks a whole switch.
+const UNDER_ATTACK: &str = "under attack";
+
+/// An attack on a switch that was built with one feature or none, not optimised.
+fn attacked(workspace: &Workspace, sabotage: Option<&Sabotage>) -> Stage {
+    let mut build = workspace.cargo();
+    build.args(["build", "-p", "host-switch", "-p", "nfs", "--bins"]);
+    if let Some(Sabotage { package, feature, .. }) = sabotage {
+        build.args(["--features", &format!("{package}/{feature}")]);
+    }
+    let mut command = with_artifacts(workspace, workspace.cargo());
+    command.env(BIN_DIR_VAR, workspace.target().join("debug"));
+    command.args(["test", "-p", "vm-tests", "--test", "attack", "--", ATTACK]);
+    Stage {
+        name: format!("{UNDER_ATTACK}: {}", sabotage.map_or("nothing sabotaged", |one| one.feature)),
+        before: Some(build),
         command,
         limit: Duration::from_secs(600),
         expect: Expect::Pass,

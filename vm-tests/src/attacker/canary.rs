@@ -94,14 +94,14 @@ impl<'c> Search<'c> {
     pub fn of(canaries: &'c [Canary], device: &Device, random: &mut Random) -> Self {
         let sizes: Vec<usize> = device.mappings().map(|(_, memory)| memory.bytes()).collect();
         let position = random.index(sizes.len());
-        let next = (position, random.index(sizes[position] / PAGE_BYTES + 1));
+        let next = (position, random.index(sizes[position].div_ceil(PAGE_BYTES) + 1));
         Self { canaries, found: BTreeSet::new(), next, pages: BTreeMap::new(), uncounted: 0 }
     }
 
     /// Searches page by page from where it stopped, until the deadline or a time round.
     pub fn go_on(&mut self, device: &Device, deadline: Instant) {
         let mappings: Vec<(&str, &Memory)> = device.mappings().collect();
-        let pages: usize = mappings.iter().map(|(_, memory)| memory.bytes() / PAGE_BYTES).sum();
+        let pages: usize = mappings.iter().map(|(_, memory)| memory.bytes().div_ceil(PAGE_BYTES)).sum();
         for _ in 0..pages {
             self.search_next(&mappings);
             if Instant::now() >= deadline {
@@ -114,13 +114,13 @@ impl<'c> Search<'c> {
     pub fn sweep(&mut self, device: &Device) {
         let mappings: Vec<(&str, &Memory)> = device.mappings().collect();
         self.next = (0, 0);
-        let pages: usize = mappings.iter().map(|(_, memory)| memory.bytes() / PAGE_BYTES).sum();
+        let pages: usize = mappings.iter().map(|(_, memory)| memory.bytes().div_ceil(PAGE_BYTES)).sum();
         (0..pages).for_each(|_| self.search_next(&mappings));
     }
 
     fn search_next(&mut self, mappings: &[(&str, &Memory)]) {
         let (mut position, mut page) = self.next;
-        while page >= mappings[position].1.bytes() / PAGE_BYTES {
+        while page >= mappings[position].1.bytes().div_ceil(PAGE_BYTES) {
             (position, page) = ((position + 1) % mappings.len(), 0);
         }
         let (name, memory) = mappings[position];
@@ -154,9 +154,9 @@ impl<'c> Search<'c> {
     pub fn searched(&self, device: &Device) -> BTreeMap<String, u64> {
         let mappings = device.mappings().enumerate();
         mappings
-            .map(|(position, (name, _))| {
+            .map(|(position, (name, memory))| {
                 let pages = self.pages.get(&position).map_or(0, BTreeSet::len);
-                (name.to_owned(), (pages * PAGE_BYTES) as u64)
+                (name.to_owned(), (pages * PAGE_BYTES).min(memory.bytes()) as u64)
             })
             .collect()
     }

@@ -5,6 +5,7 @@
 //! what a buffer at the bottom of the free stack keeps of its last packet, and into fields of mbufs that nothing
 //! uses. So it is the program that people run which is attacked, and not one with a hook.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io;
 use std::ops::Range;
@@ -28,8 +29,10 @@ const ENTRY: (u64, u64) = (32, 8);
 const BOTTOM: u64 = 256;
 /// Bytes of an mbuf header; it begins with the address of its buffer.
 const MBUF_BYTES: usize = 128;
-/// Where the length of the buffer is in it.
-const MBUF_BUF_LEN: usize = 54;
+/// Where the address of its pool is in it.
+const MBUF_POOL: usize = 56;
+/// The other domain has more.
+const MBUFS_MIN: usize = 1000;
 /// Where the last of its dynamic fields are, which nobody has asked DPDK for.
 const MBUF_SPARE: usize = MBUF_BYTES - CANARY_BYTES;
 /// Read at once.
@@ -134,25 +137,29 @@ impl Planted {
         Ok(entries)
     }
 
-    /// Where the spare fields of the other domain's mbufs are: all that look like one and name a buffer of its region.
+    /// Where the spare fields of the other domain's mbufs are.
     fn mbufs(&self) -> io::Result<Vec<u64>> {
         let maps = fs::read_to_string(&self.maps)?;
         let is_region = |line: &&str| line.ends_with(&format!("memfd:netvm-region-{OTHER} (deleted)"));
         let region = maps.lines().find(is_region).and_then(range);
         let region = region.ok_or_else(|| io::Error::other(format!("no region of {OTHER} in {maps}")))?;
-        let mut mbufs = Vec::new();
+        // By the pool that they say they are of: whatever else begins with such an address is not so many.
+        let mut pools: BTreeMap<u64, BTreeSet<u64>> = BTreeMap::new();
         for mapping in writable(&maps).filter(|mapping| *mapping != region) {
             self.scan(mapping, |start, block| {
                 for (position, header) in (0..).step_by(64).zip(block.windows(MBUF_BYTES).step_by(64)) {
-                    let buf_len = number(&header[MBUF_BUF_LEN..MBUF_BUF_LEN + 2]);
-                    if region.contains(&number(&header[..8])) && buf_len >= 2048 {
-                        mbufs.push(start + position + MBUF_SPARE as u64);
+                    let [buffer, pool] = [0, MBUF_POOL].map(|at| number(&header[at..at + 8]));
+                    if region.contains(&buffer) && pool != 0 {
+                        pools.entry(pool).or_default().insert(start + position + MBUF_SPARE as u64);
                     }
                 }
             });
         }
-        mbufs.dedup();
-        Ok(mbufs)
+        let largest = pools.into_values().max_by_key(BTreeSet::len).unwrap_or_default();
+        if largest.len() < MBUFS_MIN {
+            return Err(io::Error::other(format!("{} mbufs of {OTHER} found", largest.len())));
+        }
+        Ok(largest.into_iter().collect())
     }
 
     /// Reads a mapping block by block, each with the beginning of the next; what cannot be read is passed over.
