@@ -23,11 +23,12 @@ pub const MANIFEST_FILE: &str = "manifest.json";
 const KERNEL_META: &str = "linux-image-cloud-amd64";
 /// The power button.
 const MODULES: &[&str] = &["button", "evdev"];
-/// A virtio network card, loaded if the machine has one.
+/// A virtio network card, loaded if the machine has one: all that an untrusted VM has, and one of the user's own.
 const MODULES_VIRTIO: &[&str] = &["virtio_pci", "virtio_net"];
 
 const INIT: &[u8] = include_bytes!("../guest/init");
 const POWER_BUTTON: &[u8] = include_bytes!("../guest/power-button");
+const DHCP_EVENT: &[u8] = include_bytes!("../guest/dhcp-event");
 
 /// Why there is no image.
 #[derive(Debug, thiserror::Error)]
@@ -151,7 +152,11 @@ fn assemble(
         kernel,
         busybox,
         programs: programs.iter().map(|(name, bytes)| (name.clone(), sha256(bytes))).collect(),
-        guest_files: hashes(&[("/init", INIT), (POWER_BUTTON_PATH, POWER_BUTTON)]),
+        guest_files: hashes(&[
+            ("/init", INIT),
+            (POWER_BUTTON_PATH, POWER_BUTTON),
+            (DHCP_EVENT_PATH, DHCP_EVENT),
+        ]),
         modules: base.iter().chain(&virtio).map(|module| module.name.clone()).collect(),
         outputs: hashes(&[(KERNEL_FILE, &vmlinuz), (INITRAMFS_FILE, &initramfs)]),
     };
@@ -161,6 +166,9 @@ fn assemble(
 /// Where busybox' acpid looks for what to do when the power button is pressed.
 const POWER_BUTTON_PATH: &str = "/etc/acpi/PWRF/00000080";
 
+/// Where busybox' udhcpc looks for what to do with what a DHCP server says.
+const DHCP_EVENT_PATH: &str = "/etc/udhcpc/default.script";
+
 fn guest_root(base: &[Module], virtio: &[Module]) -> Result<Archive, BuildError> {
     let mut archive = Archive::new();
     for folder in ["/proc", "/sys", "/dev", "/tmp", "/run", "/etc/netvm/boot.d"] {
@@ -168,6 +176,7 @@ fn guest_root(base: &[Module], virtio: &[Module]) -> Result<Archive, BuildError>
     }
     archive.file("/init", 0o755, INIT.to_vec())?;
     archive.file(POWER_BUTTON_PATH, 0o755, POWER_BUTTON.to_vec())?;
+    archive.file(DHCP_EVENT_PATH, 0o755, DHCP_EVENT.to_vec())?;
     for (list, modules) in [("/etc/netvm/modules", base), ("/etc/netvm/modules.virtio", virtio)] {
         let mut names = String::new();
         for module in modules {

@@ -8,6 +8,7 @@
 
 pub mod build;
 pub mod cpio;
+pub mod debian;
 pub mod elf;
 pub mod guest_files;
 pub mod kernel_args;
