@@ -60,6 +60,24 @@ pub struct Port {
     pub rx_packets: u64,
     /// Packets sent.
     pub tx_packets: u64,
+    /// More about it if it is the NIC of an untrusted VM.
+    #[serde(default)]
+    pub nic: Option<Nic>,
+}
+
+/// The NIC of an untrusted VM.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Nic {
+    /// Whether a QEMU is connected.
+    pub connected: bool,
+    /// Queue pairs that the guest uses.
+    pub queue_pairs: u16,
+    /// What its driver agreed to, by name.
+    pub features: Vec<String>,
+    /// Frames that were not copied, by reason.
+    pub drops: BTreeMap<String, u64>,
+    /// What the guest and its QEMU did wrong, by name.
+    pub faults: BTreeMap<String, u64>,
 }
 
 /// One way on which packets are copied from a domain into another.

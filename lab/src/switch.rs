@@ -130,6 +130,43 @@ impl Switch {
         self.log_dir.join(format!("{vm}.serial.log"))
     }
 
+    /// Waits until the serial console of a VM has shown `text` so many times; all that it has shown then.
+    ///
+    /// # Errors
+    /// If the switch ends, or `limit` passes.
+    pub fn wait_console(
+        &mut self,
+        vm: &str,
+        text: &str,
+        times: usize,
+        limit: Duration,
+    ) -> Result<String, LabError> {
+        let log = self.serial_log(vm);
+        let deadline = Instant::now() + limit;
+        loop {
+            self.child.check_alive()?;
+            let shown = std::fs::read(&log).unwrap_or_default();
+            let shown = String::from_utf8_lossy(&shown).into_owned();
+            if shown.matches(text).count() >= times {
+                return Ok(shown);
+            }
+            if Instant::now() >= deadline {
+                let what = format!("the console of {vm} to show {text:?}");
+                let detail = format!(": it shows\n{}", crate::child::tail(&log, 30));
+                return Err(LabError::TimedOut { what, seconds: limit.as_secs(), detail });
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// Ends the switch as SIGKILL does: nothing of it runs on, and nothing is tidied up.
+    ///
+    /// # Errors
+    /// If it cannot be reaped.
+    pub fn kill(self) -> Result<(), LabError> {
+        self.child.kill()
+    }
+
     /// The switch's own process.
     pub fn child(&mut self) -> &mut Child {
         &mut self.child

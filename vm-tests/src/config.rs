@@ -83,3 +83,18 @@ fn endpoint(owner: &str, service: &str, keys: &str) -> String {
         "\n[[{owner}.endpoint]]\nservice = \"{service}\"\nquota_buffers = 512\nring_slots = 512\n{keys}\n"
     )
 }
+
+/// An untrusted VM with the built image; `keys` are further lines of its table.
+#[must_use]
+pub fn untrusted_vm(name: &str, keys: &str, nics: &str) -> String {
+    format!(
+        "\n[[vm]]\nname = \"{name}\"\ndomain = \"blue\"\naccess = \"untrusted\"\nkernel = \"KERNEL\"\n\
+         initramfs = \"INITRAMFS\"\n{keys}\n{nics}"
+    )
+}
+
+/// One network card of the untrusted VM before it; `keys` are further lines of its table.
+#[must_use]
+pub fn nic(name: &str, chain: &str, keys: &str) -> String {
+    format!("\n[[vm.nic]]\nname = \"{name}\"\nchain = \"{chain}\"\n{keys}\n")
+}

@@ -31,6 +31,9 @@ const PACKAGES: &[Package] = &[
     Package { name: "ethtool", why: "checksum offload of veth", proof: "/usr/share/doc/ethtool" },
     Package { name: "iputils-ping", why: "pings", proof: "/usr/share/doc/iputils-ping" },
     Package { name: "curl", why: "the file transfer", proof: "/usr/bin/curl" },
+    Package { name: "iperf3", why: "traffic with an unmodified Debian", proof: "/usr/bin/iperf3" },
+    Package { name: "mmdebstrap", why: "an unmodified Debian as a guest", proof: "/usr/bin/mmdebstrap" },
+    Package { name: "e2fsprogs", why: "its disk", proof: "/usr/sbin/mkfs.ext4" },
 ];
 
 /// Options of `cargo xtask setup`.

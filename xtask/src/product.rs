@@ -69,6 +69,17 @@ pub fn image(workspace: &Workspace) -> Result<Image, XtaskError> {
     Ok(image)
 }
 
+/// Builds the disk of an unmodified Debian, unless it is there.
+pub fn debian(workspace: &Workspace) -> Result<(), XtaskError> {
+    let mut builder = workspace.cargo();
+    builder.args(["run", "--release", "-p", "images", "--bin", "build-image", "--", "--debian"]);
+    builder.arg("--out").arg(workspace.root().join(DEBIAN));
+    logged(workspace, "building an unmodified Debian", builder)
+}
+
+/// Where that is.
+pub const DEBIAN: &str = "images/out/debian";
+
 /// Runs a build with its output in a log file, and says how long it took.
 pub fn logged(workspace: &Workspace, what: &str, mut command: Command) -> Result<(), XtaskError> {
     eprint!("{what} ... ");

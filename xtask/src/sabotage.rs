@@ -176,6 +176,7 @@ pub const ALL: &[Sabotage] = &[
         "a_reference_ends_by_itself_shows_it_and_may_be_given_back_late",
     ),
     datapath("sabotage-egress-reread", SHARED, "headers_rewritten_behind_the_copy_do_not_leave"),
+    datapath("sabotage-nic-reread", NIC, "headers_rewritten_behind_the_copy_do_not_reach_the_guest"),
     Sabotage {
         package: "host-switch",
         feature: "sabotage-exit-proof",
@@ -225,6 +226,7 @@ const EDGES: &[&str] = &["--test", "datapath_edges"];
 const SHARES: &[&str] = &["--test", "datapath_shares"];
 const HOSTILE: &[&str] = &["--test", "datapath_hostile"];
 const SHARED: &[&str] = &["--test", "datapath_shared"];
+const NIC: &[&str] = &["--test", "datapath_nic"];
 
 /// Features that are tools of a test instead of broken checks: with them, the test must pass.
 pub const TOOLS: &[Sabotage] = &[
@@ -237,6 +239,7 @@ pub const TOOLS: &[Sabotage] = &[
     datapath("test-hooks", HOSTILE, "descriptors_rewritten_behind_the_copy_change_nothing"),
     datapath("test-hooks", SHARED, "a_flood_of_one_domain_leaves_the_other_its_share_of_a_port"),
     datapath("test-hooks", SHARED, "headers_rewritten_behind_the_copy_do_not_leave"),
+    datapath("test-hooks", NIC, "headers_rewritten_behind_the_copy_do_not_reach_the_guest"),
 ];
 
 #[cfg(test)]

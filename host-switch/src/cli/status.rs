@@ -9,7 +9,9 @@ use std::time::Duration;
 use clap::Args;
 
 use super::{Failure, WhichSwitch};
-use crate::control::status::{BufferStatus, EdgeStatus, EndpointStatus, LcoreStatus, PortStatus, Status};
+use crate::control::status::{
+    BufferStatus, EdgeStatus, EndpointStatus, LcoreStatus, NicStatus, PortStatus, Status,
+};
 
 #[derive(Debug, Args)]
 pub(super) struct StatusArgs {
@@ -99,7 +101,25 @@ fn ports(text: &mut String, ports: &[PortStatus]) -> std::fmt::Result {
             "{name:<16} {driver:<16} {rx_packets:>12} {tx_packets:>12} {rx_nombuf:>10} {rx_missed:>10} {copies:>10}"
         )?;
     }
+    for PortStatus { name, nic, .. } in ports {
+        nic.as_ref().map_or(Ok(()), |nic| self::nic(text, name, nic))?;
+    }
     Ok(())
+}
+
+/// One line for the NIC of an untrusted VM.
+fn nic(text: &mut String, name: &str, nic: &NicStatus) -> std::fmt::Result {
+    let NicStatus { connected, queue_pairs, features, drops, faults, .. } = nic;
+    let state = match (connected, queue_pairs) {
+        (false, _) => "not connected".to_owned(),
+        (true, 0) => "connected, its guest has not started it".to_owned(),
+        (true, 1) => format!("1 queue pair, {}", features.join(" ")),
+        (true, pairs) => format!("{pairs} queue pairs, {}", features.join(" ")),
+    };
+    let counted = drops.iter().chain(faults).filter(|(_, count)| **count > 0);
+    let counted: Vec<String> = counted.map(|(name, count)| format!("{name}={count}")).collect();
+    let counted = if counted.is_empty() { "-".to_owned() } else { counted.join(" ") };
+    writeln!(text, "nic {name}: {state}; faults and drops: {counted}")
 }
 
 fn endpoints(text: &mut String, endpoints: &[EndpointStatus]) -> std::fmt::Result {

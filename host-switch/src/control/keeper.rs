@@ -4,6 +4,7 @@
 //! the lcores counted of their faults every [`SURVEY_PERIOD`], and carries out an operator's orders. It never
 //! waits for a client: sockets are non-blocking, and a message that does not fit is the client's loss.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -19,6 +20,7 @@ use rustix::net::{SocketFlags, accept_with};
 use switch_core::ids::EndpointId;
 
 use super::lending::Lending;
+use super::nic::NicView;
 use super::order::{Act, Order, OrderError, Orders};
 use super::owner::Owner;
 use super::peer::Peer;
@@ -52,6 +54,8 @@ pub struct View {
     pub vms: Vec<VmStatus>,
     /// All of them, at most [`SURVEY_PERIOD`] ago.
     pub owners: Vec<OwnerStatus>,
+    /// The NICs of untrusted VMs by the names of their ports, at most [`SURVEY_PERIOD`] ago.
+    pub nics: BTreeMap<String, NicView>,
 }
 
 /// Says which process is behind a connection.
@@ -404,11 +408,10 @@ impl Room {
     /// Reads what the lcores counted of faults, and has each owner judged by its policies. The counters stay
     /// where they are, so nothing is lost between two looks.
     fn survey(&mut self) {
-        if self.owners.iter().any(Owner::is_open) {
-            let faults = self.lending.faults();
-            for owner in &mut self.owners {
-                owner.survey(&faults, &*self.lending);
-            }
+        let is_open = self.owners.iter().any(Owner::is_open);
+        let faults = if is_open { self.lending.faults() } else { Vec::new() };
+        for owner in &mut self.owners {
+            owner.survey(&faults, &*self.lending);
         }
         for owner in &mut self.owners {
             owner.judge(&*self.lending);
@@ -471,6 +474,8 @@ impl Room {
     fn show_owners(&self) {
         let mut view = self.view.lock().unwrap_or_else(PoisonError::into_inner);
         view.owners = self.owners.iter().map(Owner::status).collect();
+        view.nics =
+            self.owners.iter().flat_map(Owner::nics).map(|nic| (nic.name().to_owned(), nic.view())).collect();
     }
 }
 

@@ -6,6 +6,7 @@ pub mod conduct;
 pub mod eal;
 pub mod keeper;
 pub mod lending;
+pub mod nic;
 pub mod order;
 pub mod out;
 pub mod owner;

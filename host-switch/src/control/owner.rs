@@ -10,6 +10,7 @@ use shm_ring::attach::TokenBucket;
 use super::area::ControlArea;
 use super::conduct::Conduct;
 use super::lending::{EndpointFaults, Lending};
+use super::nic::Nic;
 use super::order::OrderError;
 use super::out::Out;
 use super::peer::Peer;
@@ -33,7 +34,10 @@ pub struct Owner {
     kind: ClientKind,
     /// Name of its domain.
     domain: String,
-    memory: OwnerMemory,
+    /// What it maps; nothing if it is untrusted.
+    memory: Option<OwnerMemory>,
+    /// The network cards of an untrusted VM.
+    nics: Vec<Nic>,
     /// The user that its QEMU is to run as.
     uid: Option<u32>,
     endpoints: Vec<ServedEndpoint>,
@@ -108,8 +112,8 @@ struct Ending {
 pub struct Grant<'o> {
     /// What the client is told.
     pub told: Granted,
-    /// What it maps.
-    pub fds: [BorrowedFd<'o>; 2],
+    /// What it maps: control area and region, or nothing.
+    pub fds: Vec<BorrowedFd<'o>>,
 }
 
 impl Owner {
@@ -118,7 +122,7 @@ impl Owner {
     pub fn new(
         plan: &OwnerPlan,
         domain: &str,
-        memory: OwnerMemory,
+        memory: Option<OwnerMemory>,
         endpoints: Vec<ServedEndpoint>,
         policies: Vec<Policy>,
     ) -> Self {
@@ -131,6 +135,7 @@ impl Owner {
             kind: plan.kind,
             domain: domain.to_owned(),
             memory,
+            nics: Vec::new(),
             uid: None,
             endpoints,
             account,
@@ -146,6 +151,23 @@ impl Owner {
     #[must_use]
     pub fn with_uid(self, uid: Option<u32>) -> Self {
         Self { uid, ..self }
+    }
+
+    /// The same, with network cards: an untrusted VM.
+    #[must_use]
+    pub fn with_nics(self, nics: Vec<Nic>) -> Self {
+        Self { nics, ..self }
+    }
+
+    /// Its network cards.
+    #[must_use]
+    pub fn nics(&self) -> &[Nic] {
+        &self.nics
+    }
+
+    /// Whether it maps nothing of ours, so that its life does not depend on ours.
+    fn is_untrusted(&self) -> bool {
+        self.memory.is_none()
     }
 
     /// Its name.
@@ -200,17 +222,15 @@ impl Owner {
     #[must_use]
     pub fn vm(&self) -> Option<VmStatus> {
         let Running { qmp, accelerator, .. } = &self.running;
-        qmp.as_ref().map(|_| VmStatus {
-            name: self.name.clone(),
-            pid: self.pid(),
-            accelerator: accelerator.clone(),
-        })
+        let runs = qmp.is_some() || self.is_untrusted() && self.process.is_some();
+        runs.then(|| VmStatus { name: self.name.clone(), pid: self.pid(), accelerator: accelerator.clone() })
     }
 
     /// Everything about it, for tools.
     #[must_use]
     pub fn status(&self) -> OwnerStatus {
-        let is_attached = self.endpoints.iter().any(|endpoint| endpoint.view().is_attached());
+        let is_attached = self.endpoints.iter().any(|endpoint| endpoint.view().is_attached())
+            || self.nics.iter().any(Nic::is_connected);
         let state = match self {
             Self { out: Some(_), .. } => "detached",
             Self { ending: Some(_), .. } => "ending",
@@ -255,13 +275,16 @@ impl Owner {
             self.process = Some(client);
             self.open();
         }
+        let Some(memory) = &self.memory else {
+            return Grant { told: Granted::nothing(self.uid), fds: Vec::new() };
+        };
         let told = Granted {
-            control_bytes: self.memory.area.bytes(),
-            region_bytes: self.memory.region.memory().bytes(),
-            read_only: self.memory.reader.is_some(),
+            control_bytes: memory.area.bytes(),
+            region_bytes: memory.region.memory().bytes(),
+            read_only: memory.reader.is_some(),
             uid: self.uid,
         };
-        Grant { told, fds: self.memory.fds() }
+        Grant { told, fds: memory.fds().to_vec() }
     }
 
     fn open(&mut self) {
@@ -271,8 +294,11 @@ impl Owner {
     /// QEMU's QMP socket has come.
     ///
     /// # Errors
-    /// If there is one already.
+    /// If there is one already, or none is wanted.
     pub fn watch_qmp(&mut self, qmp: Qmp) -> Result<(), &'static str> {
+        if self.is_untrusted() {
+            return Err("nothing is lent to an untrusted VM, so its QMP socket stays with its launcher");
+        }
         if self.running.qmp.is_some() || self.ending.is_some() {
             return Err("this VM has a QMP socket already");
         }
@@ -294,14 +320,27 @@ impl Owner {
         if self.process.is_some() {
             return Err("this VM has a QEMU process already".to_owned());
         }
-        if self.running.qmp.is_none() {
+        if self.running.qmp.is_none() && !self.is_untrusted() {
             return Err("qmp comes before pid; it has not come, or it has ended".to_owned());
         }
-        self.process = Some(Peer::new(pidfd).map_err(|error| error.to_string())?);
+        let process = Peer::new(pidfd).map_err(|error| error.to_string())?;
+        self.admit_user_of(&process);
+        self.process = Some(process);
         self.running.accelerator = accelerator.unwrap_or_default();
         self.running.with_launcher = with_launcher;
         self.open();
         Ok(())
+    }
+
+    /// QEMU may have been started by the launcher of an earlier switch, which had another block of users.
+    fn admit_user_of(&self, qemu: &Peer) {
+        let Some(uid) = qemu.vm_user().filter(|uid| Some(*uid) != self.uid) else { return };
+        for nic in &self.nics {
+            match nic.admit(uid) {
+                Ok(()) => log::info!("{}: user {uid}, as which its QEMU runs, may connect", nic.name()),
+                Err(error) => log::error!("{}: its QEMU cannot connect: {error}", nic.name()),
+            }
+        }
     }
 
     /// The client's connection has ended.
@@ -311,12 +350,17 @@ impl Owner {
             // Its last words first: who left in good order is not reported dead.
             self.poll(lending);
             self.begin_ending("its process has ended", lending);
-        } else if self.running.with_launcher {
+        } else if self.running.with_launcher && self.process.as_ref().is_some_and(|qemu| !qemu.has_exited()) {
             // The kernel ends QEMU with its parent only as long as it keeps its user.
             log::warn!("vm {}: its launcher has ended without it: killed", self.name);
             if let Err(error) = self.end_process() {
                 log::error!("vm {}: {error}", self.name);
             }
+        }
+        // Of the others, QMP tells the end.
+        if self.kind == ClientKind::Vm && self.is_untrusted() {
+            self.running = Running::default();
+            self.begin_ending("its launcher has ended", lending);
         }
     }
 
@@ -411,6 +455,9 @@ impl Owner {
 
     /// Takes note of what the lcores have counted.
     pub fn survey(&mut self, faults: &[EndpointFaults], lending: &dyn Lending) {
+        for nic in &mut self.nics {
+            nic.survey(&mut self.account.conduct);
+        }
         for endpoint in &mut self.endpoints {
             if let Some(faults) = faults.get(endpoint.id().index()) {
                 endpoint.survey(faults, &mut self.account.conduct, lending);
@@ -454,7 +501,7 @@ impl Owner {
                 let why = out.describe(&self.name);
                 return Err(OrderError::NotNow(format!("{} is detached already {why}", self.called())));
             }
-            None if !self.is_taken() => {
+            None if !self.is_taken() && !self.nics.iter().any(Nic::is_connected) => {
                 return Err(OrderError::NotNow(format!(
                     "{} is not attached: nobody has come for it",
                     self.called()
@@ -524,6 +571,7 @@ impl Owner {
             Out::Memory { cause } => cause,
         };
         self.expel(cause, lending);
+        self.nics.iter().for_each(Nic::close);
         self.out = Some(out);
     }
 
@@ -533,11 +581,12 @@ impl Owner {
         for endpoint in &mut self.endpoints {
             endpoint.pardon("let in again", lending);
         }
+        self.nics.iter().for_each(Nic::reopen);
     }
 
     /// Memory that it maps has lost a page, perhaps by its own doing: it is not served again by this process.
     fn notice_lost_memory(&mut self, lending: &dyn Lending) {
-        let Some(cause) = self.memory.lost() else { return };
+        let Some(cause) = self.memory.as_ref().and_then(OwnerMemory::lost) else { return };
         if !matches!(self.out, Some(Out::Memory { .. })) {
             log::error!("{} is detached for good: {cause}; start the switch anew", self.called());
             self.keep_out(Out::Memory { cause }, lending);
@@ -553,12 +602,16 @@ impl Owner {
         }
     }
 
-    /// Tells its guests that the switch ends; a VM that nobody else looks after ends too.
+    /// Tells its guests that the switch ends; a VM that nobody else looks after ends too, unless it is untrusted:
+    /// such a one needs no switch to live.
     pub fn say_goodbye(&self) {
         for endpoint in &self.endpoints {
             endpoint.say_goodbye();
         }
-        let orphan = self.process.as_ref().filter(|_| self.kind == ClientKind::Vm && !self.connected);
+        let orphan = self
+            .process
+            .as_ref()
+            .filter(|_| self.kind == ClientKind::Vm && !self.connected && !self.is_untrusted());
         if let Some(qemu) = orphan {
             match qemu.signal(Signal::TERM) {
                 Ok(()) => {

@@ -48,6 +48,16 @@ impl Peer {
         Ok(Self { pidfd, pid: pid.ok_or_else(no_pidfd)? })
     }
 
+    /// The user that it runs as, if that is one of those for VMs.
+    #[must_use]
+    pub fn vm_user(&self) -> Option<u32> {
+        let about = fs::read_to_string(format!("/proc/{}/status", self.pid)).ok()?;
+        let uid = about.lines().find_map(|line| line.strip_prefix("Uid:"))?.split_whitespace().next()?;
+        // A number that went to another process meanwhile says nothing.
+        let uid = uid.parse().ok().filter(|_| !self.has_exited())?;
+        super::uid::is_of_a_vm(uid).then_some(uid)
+    }
+
     /// Its number, for people.
     #[must_use]
     pub fn pid(&self) -> i32 {

@@ -11,7 +11,7 @@ use switch_core::ids::DomainId;
 
 use super::keeper::View;
 use super::status::{
-    Audit, BufferStatus, EdgeStatus, EndpointStatus, LcoreStatus, PortStatus, ShardStatus, Status,
+    Audit, BufferStatus, EdgeStatus, EndpointStatus, LcoreStatus, NicStatus, PortStatus, ShardStatus, Status,
 };
 use crate::datapath::{CountersSnapshot, EdgeCounters, LcoreSnapshot, PortSnapshot, ShardReport};
 use crate::plan::Plan;
@@ -47,7 +47,7 @@ impl Sources<'_> {
         let ports = self.plan.ports.iter().zip(&self.counters.ports);
         Status {
             lcores: self.counters.lcores.iter().map(lcore).collect(),
-            ports: ports.map(|(plan, port)| self::port(&plan.name, port)).collect(),
+            ports: ports.map(|(plan, port)| self.port(&plan.name, port)).collect(),
             endpoints: (0..self.plan.endpoints.len()).map(|id| self.endpoint(id)).collect(),
             vms: self.view.vms.clone(),
             owners: self.view.owners.clone(),
@@ -74,6 +74,29 @@ impl Sources<'_> {
 
     fn domain_name(&self, domain: DomainId) -> String {
         self.plan.domains[domain.index()].name.clone()
+    }
+
+    fn port(&self, name: &str, port: &PortSnapshot) -> PortStatus {
+        let view = self.view.nics.get(name).cloned().unwrap_or_default();
+        let nic = port.nic.as_ref().map(|counted| {
+            let owned = |counts: &BTreeMap<&'static str, u64>| -> BTreeMap<String, u64> {
+                counts.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect()
+            };
+            let mut faults = owned(&counted.faults);
+            faults.extend(view.faults.clone());
+            NicStatus {
+                connected: view.connected,
+                queue_pairs: view.queue_pairs,
+                features: view.features.clone(),
+                drops: owned(&counted.drops),
+                faults,
+                interrupts: counted.interrupts,
+                sessions: view.sessions,
+            }
+        });
+        // A NIC has a cable as long as a QEMU is connected.
+        let link_up = port.link_up || nic.as_ref().is_some_and(|nic| nic.connected);
+        PortStatus { link_up, nic, ..self::port(name, port) }
     }
 
     fn endpoint(&self, id: usize) -> EndpointStatus {
@@ -179,6 +202,7 @@ fn port(name: &str, port: &PortSnapshot) -> PortStatus {
         tx_errors: port.device.tx_errors,
         copies: port.packets.copies,
         held_back: port.packets.held_back,
+        nic: None,
     }
 }
 

@@ -82,6 +82,28 @@ pub struct PortStatus {
     /// Polls that a paced port was not given, because its chain was not ready.
     #[serde(default)]
     pub held_back: u64,
+    /// What there is to say of the NIC of an untrusted VM besides.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nic: Option<NicStatus>,
+}
+
+/// The NIC of an untrusted VM.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct NicStatus {
+    /// Whether a QEMU is connected.
+    pub connected: bool,
+    /// Queue pairs that the guest uses.
+    pub queue_pairs: u16,
+    /// What was agreed with the guest's driver, by name.
+    pub features: Vec<String>,
+    /// Frames that were not copied, either way, by reason.
+    pub drops: BTreeMap<String, u64>,
+    /// Queues that were broken by what the guest wrote, and messages that were refused, by name.
+    pub faults: BTreeMap<String, u64>,
+    /// Interrupts that the guest was sent.
+    pub interrupts: u64,
+    /// Connections so far.
+    pub sessions: u64,
 }
 
 /// One endpoint.

@@ -1,5 +1,6 @@
 //! The life of one switch: what is set up in which order, and taken down again.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
@@ -9,13 +10,15 @@ use std::time::{Duration, Instant};
 use dpdk::{DpdkError, Eal};
 use security_domains::Config;
 use shm_ring::endpoint::HostEndpoint;
-use switch_core::ids::DomainId;
+use switch_core::ids::{DomainId, PortId};
+use vhost_port::notifier::Notifier;
 
 use super::api::{Answers, Api};
 use super::area::{ControlArea, ControlAreaError};
 use super::eal;
 use super::keeper::{Keeper, View};
 use super::lending::RunningDatapath;
+use super::nic::{Nic, NicError};
 use super::order::{Act, OrderError, Orders};
 use super::owner::{Owner, OwnerMemory};
 use super::peer::Peer;
@@ -28,7 +31,7 @@ use super::served::ServedEndpoint;
 use super::status::{Audit, OwnerStatus, Status};
 use super::stop::Stop;
 use super::uid::UidBlock;
-use crate::datapath::{Datapath, DatapathError, DatapathSpec, DomainSpec, ShardReport};
+use crate::datapath::{Datapath, DatapathError, DatapathSpec, DomainSpec, NicLanes, ShardReport};
 use crate::plan::{Plan, PlanError};
 use crate::region::{LedgerError, LedgerFile, Region, RegionError, ShardMemory, ShardSize};
 
@@ -62,6 +65,9 @@ pub enum SwitchError {
     /// Ports or lcores do not start.
     #[error(transparent)]
     Datapath(#[from] DatapathError),
+    /// No port for a NIC.
+    #[error(transparent)]
+    Nic(#[from] NicError),
     /// A part of the host.
     #[error("cannot {action}: {source}")]
     Io {
@@ -94,10 +100,12 @@ pub fn run(config: &Config, run_dir: &Path, no_huge: bool) -> Result<(), SwitchE
     let eal = start_dpdk(&plan, no_huge)?;
     let sizes: Vec<Vec<ShardSize>> = (0..).take(regions.len()).map(|id| plan.shards(DomainId(id))).collect();
     let mut ledger = LedgerFile::create(&runtime_dir.ledger(), &sizes.concat(), plan.journal_count())?;
-    let owners = create_owners(&plan, &runtime_dir, &regions, &ledger, uids.as_ref())?;
+    let notifier = Arc::new(Notifier::start().map_err(io_error("start the thread that interrupts guests"))?);
+    let (mut nics, lanes) = open_nics(&plan, &runtime_dir, uids.as_ref(), &notifier)?;
+    let owners = create_owners(&plan, &runtime_dir, &regions, &ledger, uids.as_ref(), &mut nics)?;
     let words = endpoint_words(&owners);
     let shards = std::mem::take(&mut ledger.shards);
-    let datapath = Arc::new(Datapath::start(&eal, datapath_spec(&plan, &regions, shards))?);
+    let datapath = Arc::new(Datapath::start(&eal, datapath_spec(&plan, &regions, shards, lanes))?);
 
     let lending = Arc::new(RunningDatapath::new(Arc::clone(&datapath), plan.endpoints.len(), stop.clone()));
     let keeper = Keeper::start(&runtime_dir.endpoint_socket(), owners, lending, Box::new(Peer::of))
@@ -196,11 +204,18 @@ fn create_owners(
     regions: &[Arc<Region>],
     ledger: &LedgerFile,
     uids: Option<&UidBlock>,
+    nics: &mut BTreeMap<PortId, Nic>,
 ) -> Result<Vec<Owner>, SwitchError> {
     // VMs come first, so the position among owners is that among VMs.
     let create = |(position, owner): (usize, &crate::plan::OwnerPlan)| {
         let is_vm = owner.kind == ClientKind::Vm;
         let uid = uids.filter(|_| is_vm).and_then(|uids| uids.of_vm(position));
+        let domain = &plan.domains[owner.domain.index()].name;
+        let policies = Policy::of_owner(&plan.policies, &owner.name);
+        if owner.is_untrusted() {
+            let own = owner.nics.iter().filter_map(|port| nics.remove(port)).collect();
+            return Ok(Owner::new(owner, domain, None, Vec::new(), policies).with_uid(uid).with_nics(own));
+        }
         let region = &regions[owner.domain.index()];
         let area = ControlArea::create(owner, *region.geometry())?;
         area.file().map_or(Ok(()), |file| runtime_dir.note_memory(file))?;
@@ -211,13 +226,29 @@ fn create_owners(
             ServedEndpoint::new(id, plan.endpoints[id.index()].name.clone(), words, journal)
         });
         let endpoints = endpoints.collect();
-        let domain = &plan.domains[owner.domain.index()].name;
-        let policies = Policy::of_owner(&plan.policies, &owner.name);
         let memory =
             OwnerMemory::new(owner, area, Arc::clone(region)).map_err(io_error("open a region to read"))?;
-        Ok(Owner::new(owner, domain, memory, endpoints, policies).with_uid(uid))
+        Ok(Owner::new(owner, domain, Some(memory), endpoints, policies).with_uid(uid))
     };
     plan.owners.iter().enumerate().map(create).collect()
+}
+
+/// Opens the port of every NIC; what control has of each, and what the lcores have.
+fn open_nics(
+    plan: &Plan,
+    runtime_dir: &RuntimeDir,
+    uids: Option<&UidBlock>,
+    notifier: &Arc<Notifier>,
+) -> Result<(BTreeMap<PortId, Nic>, Vec<NicLanes>), SwitchError> {
+    let (mut nics, mut all_lanes) = (BTreeMap::new(), Vec::new());
+    for (port, nic) in plan.ports.iter().filter_map(|port| Some((port, port.nic()?))) {
+        let owner = plan.owners.iter().position(|owner| owner.nics.contains(&port.id));
+        let uid = uids.zip(owner).and_then(|(uids, position)| uids.of_vm(position));
+        let (opened, lanes) = Nic::open(port, nic, (runtime_dir.nics(), uid), plan.lcores.len(), notifier)?;
+        nics.insert(port.id, opened);
+        all_lanes.push(lanes);
+    }
+    Ok((nics, all_lanes))
 }
 
 /// The words of every endpoint, by id.
@@ -227,7 +258,12 @@ fn endpoint_words(owners: &[Owner]) -> Vec<HostEndpoint<'static>> {
     endpoints.into_iter().map(|endpoint| endpoint.words().clone()).collect()
 }
 
-fn datapath_spec(plan: &Plan, regions: &[Arc<Region>], shards: Vec<ShardMemory>) -> DatapathSpec {
+fn datapath_spec(
+    plan: &Plan,
+    regions: &[Arc<Region>],
+    shards: Vec<ShardMemory>,
+    nics: Vec<NicLanes>,
+) -> DatapathSpec {
     // The ledger gives the shards in the order asked for: domain by domain, each in the order of lcores.
     let mut shards = shards.into_iter();
     let domains =
@@ -244,6 +280,7 @@ fn datapath_spec(plan: &Plan, regions: &[Arc<Region>], shards: Vec<ShardMemory>)
         domains: domains.collect(),
         lcores: plan.lcores.clone(),
         ports: plan.ports.clone(),
+        nics,
         endpoints: plan.endpoints.iter().map(|endpoint| endpoint.datapath).collect(),
         forwarding: Arc::clone(&plan.forwarding),
     }

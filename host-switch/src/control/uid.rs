@@ -63,6 +63,12 @@ pub fn uid(block: u32, position: usize) -> Option<u32> {
     Some(UID_BASE + block * UIDS_PER_SWITCH + position)
 }
 
+/// Whether a user is one of those for VMs, of whichever switch.
+#[must_use]
+pub fn is_of_a_vm(uid: u32) -> bool {
+    (UID_BASE..UID_BASE + BLOCKS * UIDS_PER_SWITCH).contains(&uid)
+}
+
 /// Whether a user exists in the namespace of this `uid_map`.
 fn is_mapped(uid: u32, map: &str) -> bool {
     map.lines().any(|line| {
@@ -83,6 +89,8 @@ mod tests {
         assert_eq!(uid(0, 65_536), None);
         // The end of what a user id can be, and of what nobody hands out.
         assert!(uid(BLOCKS - 1, 65_535).unwrap() < 1 << 31);
+        assert!(is_of_a_vm(UID_BASE) && is_of_a_vm(uid(BLOCKS - 1, 65_535).unwrap()));
+        assert!(!is_of_a_vm(0) && !is_of_a_vm(uid(BLOCKS - 1, 65_535).unwrap() + 1));
     }
 
     #[test]

@@ -6,13 +6,13 @@ use switch_core::fault::DescFaultKind;
 /// The kinds that a policy can name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ViolationKind {
-    /// A descriptor that was refused.
+    /// A descriptor that was refused, or that broke a queue.
     Descriptor,
     /// A ring counter that broke its invariant.
     Counter,
     /// A word of the handshake: attaches that were refused, epochs that never were.
     Epoch,
-    /// What was said over `endpoint.sock`, and how the connection ended.
+    /// What was said over `endpoint.sock` or the socket of a NIC, and how the connection ended.
     Control,
 }
 
@@ -57,10 +57,14 @@ pub enum Violation {
     MessageUnexpected,
     /// Its connection ended and its process runs on.
     EndedWithoutExit,
+    /// What it wrote into a queue of its NIC broke that queue.
+    NicQueue,
+    /// A message of its NIC's QEMU that was refused.
+    NicMessage,
 }
 
 impl Violation {
-    const OTHERS: [Self; 10] = [
+    const OTHERS: [Self; 12] = [
         Self::PeerCounter,
         Self::AttachTooOften,
         Self::AttachVersion,
@@ -71,6 +75,8 @@ impl Violation {
         Self::MessageTooLong,
         Self::MessageUnexpected,
         Self::EndedWithoutExit,
+        Self::NicQueue,
+        Self::NicMessage,
     ];
 
     /// Every violation.
@@ -82,7 +88,7 @@ impl Violation {
     #[must_use]
     pub const fn kind(self) -> ViolationKind {
         match self {
-            Self::Descriptor(_) => ViolationKind::Descriptor,
+            Self::Descriptor(_) | Self::NicQueue => ViolationKind::Descriptor,
             Self::PeerCounter => ViolationKind::Counter,
             Self::AttachTooOften
             | Self::AttachVersion
@@ -92,7 +98,8 @@ impl Violation {
             Self::MessageMalformed
             | Self::MessageTooLong
             | Self::MessageUnexpected
-            | Self::EndedWithoutExit => ViolationKind::Control,
+            | Self::EndedWithoutExit
+            | Self::NicMessage => ViolationKind::Control,
         }
     }
 
@@ -111,6 +118,8 @@ impl Violation {
             Self::MessageTooLong => "message_too_long",
             Self::MessageUnexpected => "message_unexpected",
             Self::EndedWithoutExit => "ended_without_exit",
+            Self::NicQueue => "nic_queue",
+            Self::NicMessage => "nic_message",
         }
     }
 }

@@ -1,7 +1,12 @@
 //! What the datapath counts, as control sees it: a copy that each lcore makes between two bursts.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use switch_core::counters::{DomainCounters, DropCounters, EndpointCounters, LedgerFaultCounters};
 use switch_core::ids::LcoreId;
+use vhost_port::lane_counters::{LaneCounters, PortDrop};
+use vhost_port::ring_fault::RingFault;
 
 /// Packets of one port on one lcore.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -162,6 +167,35 @@ pub struct PortSnapshot {
     pub device: dpdk::PortStats,
     /// Whether the link is up.
     pub link_up: bool,
+    /// What is counted of a NIC besides.
+    pub nic: Option<NicCounters>,
+}
+
+/// What the lanes of an untrusted VM's NIC count besides packets, by name; zeroes too.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NicCounters {
+    /// Frames that were not copied, either way.
+    pub drops: BTreeMap<&'static str, u64>,
+    /// Queues that were broken by what the guest wrote into them.
+    pub faults: BTreeMap<&'static str, u64>,
+    /// Interrupts that were asked for.
+    pub interrupts: u64,
+}
+
+impl NicCounters {
+    pub(super) fn of(lanes: &[Arc<LaneCounters>]) -> Self {
+        let drops =
+            PortDrop::ALL.map(|reason| (reason.name(), lanes.iter().map(|lane| lane.drops(reason)).sum()));
+        let faults = RingFault::NAMES
+            .iter()
+            .enumerate()
+            .map(|(kind, name)| (*name, lanes.iter().map(|lane| lane.faults(kind)).sum()));
+        Self {
+            drops: drops.into(),
+            faults: faults.collect(),
+            interrupts: lanes.iter().map(|lane| lane.notifications()).sum(),
+        }
+    }
 }
 
 impl CountersSnapshot {

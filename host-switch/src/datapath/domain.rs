@@ -33,6 +33,8 @@ pub(super) struct DomainLane {
     pub state: DomainState,
     /// Positions of the queues whose frames land here.
     pub ingresses: Vec<usize>,
+    /// The ports that are NICs of untrusted VMs.
+    pub nics: Vec<usize>,
     /// Positions of the endpoints whose returns are taken.
     pub served: Vec<usize>,
 }

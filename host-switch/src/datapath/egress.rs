@@ -8,6 +8,7 @@ use switch_core::ids::DomainId;
 use super::counters::PortCounters;
 use super::domain::{DomainLane, DomainState, Frame};
 use super::handoff::{FromLcore, Taken, ToOwner};
+use super::nic::NicLane;
 use super::sample::Place;
 use super::shared_egress::SharedEgress;
 
@@ -15,7 +16,7 @@ use super::shared_egress::SharedEgress;
 pub(super) const FLUSH_FRAMES: usize = 32;
 /// Room of a batch: what waits below [`FLUSH_FRAMES`], and the largest number of frames moved between two
 /// looks at it.
-const BATCH_FRAMES: usize = FLUSH_FRAMES + super::lcore::RETURN_BURST;
+pub(super) const BATCH_FRAMES: usize = FLUSH_FRAMES + super::lcore::RETURN_BURST;
 
 /// How frames leave.
 #[derive(Debug)]
@@ -26,6 +27,8 @@ pub(super) enum Way {
     Owner(ToOwner),
     /// In a line for each domain of the port; nothing waits in the batch.
     Shared(Box<SharedEgress>),
+    /// Into the memory of an untrusted VM.
+    Nic(Box<NicLane>),
 }
 
 /// The sending side of one port on one lcore.
@@ -84,8 +87,10 @@ impl Egress {
 
     /// Before the lcore ends: frames that nobody will send go home.
     pub(super) fn give_up(&mut self, domains: &mut [DomainLane]) {
-        if let Way::Shared(shared) = &mut self.way {
-            shared.give_up(domains);
+        match &mut self.way {
+            Way::Shared(shared) => shared.give_up(domains),
+            Way::Nic(nic) => nic.give_up(&mut domains[self.domain.index()].cell.borrow()),
+            Way::Queue(_) | Way::Owner(_) => {}
         }
     }
 
@@ -114,6 +119,7 @@ impl Egress {
         match &mut self.way {
             Way::Shared(_) => {}
             Way::Owner(owner) => hand_on(owner, frames, domain),
+            Way::Nic(nic) => nic.send(frames, &mut self.counters, domain),
             Way::Queue(queue) => {
                 let bytes = make_mbufs(frames, &mut self.mbufs, domain);
                 send(queue, &mut self.mbufs, bytes, &mut self.counters, domain);
@@ -123,11 +129,15 @@ impl Egress {
 
     /// Sends frames that another lcore has handed on; how many.
     pub(super) fn deliver(&mut self, from: &mut FromLcore, domain: &mut DomainLane) -> usize {
-        let Way::Queue(queue) = &mut self.way else { return 0 };
         let Taken { frames, refused, bytes } = from.take(&mut self.mbufs);
         if frames > 0 {
             domain.state.counters.drops.add(DropReason::FrameTooLong, refused);
-            send(queue, &mut self.mbufs, bytes, &mut self.counters, domain);
+            match &mut self.way {
+                Way::Queue(queue) => send(queue, &mut self.mbufs, bytes, &mut self.counters, domain),
+                Way::Nic(nic) => nic.send_mbufs(&mut self.mbufs, &mut self.counters, domain),
+                // An lcore that owns no queue of a port is handed nothing for it.
+                Way::Owner(_) | Way::Shared(_) => {}
+            }
         }
         frames
     }
@@ -186,7 +196,7 @@ fn send(
 }
 
 /// Gives frames to the lcore that owns the queue.
-fn hand_on(owner: &mut ToOwner, frames: &[Frame], domain: &mut DomainLane) {
+pub(super) fn hand_on(owner: &mut ToOwner, frames: &[Frame], domain: &mut DomainLane) {
     let DomainLane { cell, state, .. } = domain;
     let (handed, rest) = frames.split_at(owner.room(frames.len()).min(frames.len()));
     let mut shard = cell.borrow();

@@ -146,6 +146,9 @@ impl Lcore {
     #[inline(always)]
     pub(super) fn visit(&mut self, domain: usize) -> usize {
         let mut moved = 0;
+        if !self.domains[domain].nics.is_empty() {
+            moved += self.receive_from_guests(domain);
+        }
         for at in 0..self.domains[domain].ingresses.len() {
             moved += self.receive(self.domains[domain].ingresses[at]);
             self.flush(FLUSH_FRAMES);

@@ -17,6 +17,7 @@
 //! | `violations` | what control watches |
 //! | `domain`, `endpoint`, `ingress`, `egress` | what an lcore has of each |
 //! | `shared_ports`, `shared_ingress`, `shared_egress` | ports of several domains |
+//! | `nic` | the network card of an untrusted VM |
 //! | `observe`, `references` | copies and references for those who watch |
 //! | `handoff` | frames for a port whose queue another lcore owns |
 //! | `shard_cell` | the ledger shared between an lcore and its mempool |
@@ -49,6 +50,7 @@ mod ingress;
 mod lcore;
 mod limit;
 mod message;
+mod nic;
 mod observe;
 mod port;
 mod references;
@@ -73,18 +75,19 @@ use std::time::Duration;
 use dpdk::Port;
 use switch_core::forwarding::Forwarding;
 use switch_core::ids::{EndpointId, LcoreId};
+use vhost_port::lane_counters::LaneCounters;
 
 pub use audit::ShardReport;
 pub use counters::{
     CountersSnapshot, DomainSnapshot, EdgeCounters, EndpointSnapshot, IdentityCounters, LcoreSnapshot,
-    PortCounters, PortSnapshot,
+    NicCounters, PortCounters, PortSnapshot,
 };
 pub use error::DatapathError;
 pub use idle::Idle;
 pub use message::{Event, QueuePairHandle, Released};
 pub use spec::{
-    DatapathSpec, DomainSpec, EndpointDatapathSpec, LcoreSpec, NicSpec, PortDevice, PortPool, PortSpec,
-    ReferenceSpec,
+    DatapathSpec, DomainSpec, EndpointDatapathSpec, LcoreSpec, NicLanes, NicSpec, PortDevice, PortPool,
+    PortSpec, ReferenceSpec,
 };
 pub use violations::ViolationCounts;
 
@@ -111,10 +114,35 @@ struct LcoreThread {
 
 /// A started port.
 #[derive(Debug)]
-struct RunningPort {
-    port: Port,
-    zero_copy: bool,
+enum RunningPort {
+    /// A device of DPDK.
+    Device { port: Port, zero_copy: bool },
+    /// A NIC of an untrusted VM: what each lane counts.
+    Nic { counters: Vec<Arc<LaneCounters>> },
 }
+
+impl RunningPort {
+    fn snapshot(&self) -> PortSnapshot {
+        match self {
+            Self::Device { port, zero_copy } => PortSnapshot {
+                driver: port.info().driver.clone(),
+                zero_copy: *zero_copy,
+                // A driver that does not count or know shows zeroes.
+                device: port.stats().unwrap_or_default(),
+                link_up: port.link().is_ok_and(|link| link.up),
+                ..PortSnapshot::default()
+            },
+            Self::Nic { counters } => PortSnapshot {
+                driver: NIC_DRIVER.to_owned(),
+                nic: Some(NicCounters::of(counters)),
+                ..PortSnapshot::default()
+            },
+        }
+    }
+}
+
+/// What the NICs of untrusted VMs show where other ports show the driver of DPDK.
+const NIC_DRIVER: &str = "vhost-user";
 
 /// The value inside, also after a panic elsewhere: each use leaves it whole.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -236,15 +264,8 @@ impl Datapath {
     pub fn counters(&self) -> Result<CountersSnapshot, DatapathError> {
         let reports = self.ask(|done| Message::Counters { done })?;
         let ports = lock(&self.ports);
-        let ports = ports.iter().map(|running| PortSnapshot {
-            driver: running.port.info().driver.clone(),
-            zero_copy: running.zero_copy,
-            // A driver that does not count or know shows zeroes.
-            device: running.port.stats().unwrap_or_default(),
-            link_up: running.port.link().is_ok_and(|link| link.up),
-            ..PortSnapshot::default()
-        });
-        let mut snapshot = CountersSnapshot { ports: ports.collect(), ..CountersSnapshot::default() };
+        let ports = ports.iter().map(RunningPort::snapshot).collect();
+        let mut snapshot = CountersSnapshot { ports, ..CountersSnapshot::default() };
         reports.iter().for_each(|report| snapshot.add(report));
         Ok(snapshot)
     }

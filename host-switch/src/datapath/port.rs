@@ -7,11 +7,13 @@ use dpdk::{
 };
 use switch_core::frame::EgressLimits;
 use switch_core::ids::DomainId;
+use vhost_port::lane::Lane;
 
 use super::counters::PortCounters;
 use super::egress::{Egress, Way};
 use super::handoff;
 use super::ingress::{Ingress, Source};
+use super::nic::NicLane;
 use super::shared_egress::SharedEgress;
 use super::spec::{PortPool, PortSpec};
 use super::start::Parts;
@@ -101,7 +103,7 @@ impl<'s> Opening<'s> {
         let Queues { rx, tx } = self.port.start()?;
         self.give_rx(rx, parts);
         self.give_tx(tx, parts)?;
-        Ok(RunningPort { zero_copy: self.is_zero_copy(), port: self.port })
+        Ok(RunningPort::Device { zero_copy: self.is_zero_copy(), port: self.port })
     }
 
     fn rx_pool(&self, position: usize, parts: &Parts) -> Result<RxPool, DpdkError> {
@@ -182,4 +184,24 @@ impl<'s> Opening<'s> {
         let private = PrivatePool::create(self.eal, &name, count, room_bytes)?;
         Ok(SharedEgress::new(queue, limits, private, sends_segments, &self.members))
     }
+}
+
+/// Gives the lanes of a NIC to the lcores.
+pub(super) fn give_nic(spec: &PortSpec, lanes: Vec<Lane>, parts: &mut [Parts]) -> RunningPort {
+    let limits = EgressLimits::of_mtu(spec.mtu_bytes, 0);
+    let domain = spec.domains[0];
+    let counters = lanes.iter().map(|lane| Arc::clone(lane.counters())).collect();
+    let mut from_lcores = Vec::new();
+    for (position, (parts, lane)) in parts.iter_mut().zip(lanes).enumerate() {
+        let owner = (position > 0).then(|| {
+            let (to_owner, from_lcore) = handoff::ring(spec.id, parts.domains[domain.index()].pool.clone());
+            from_lcores.push(from_lcore);
+            to_owner
+        });
+        let way = Way::Nic(Box::new(NicLane::new(lane, limits, owner)));
+        parts.domains[domain.index()].nics.push(parts.egresses.len());
+        parts.egresses.push(Egress::new(domain, limits, way));
+    }
+    parts[0].handoffs.append(&mut from_lcores);
+    RunningPort::Nic { counters }
 }

@@ -117,7 +117,7 @@ impl Route<'_> {
         let to = match &mut egress.way {
             Way::Shared(shared) if shared.is_of(self.domain.id) => return shared.stage(self.domain, frame),
             Way::Shared(shared) => shared.first_domain().ok_or(DropReason::PortDown)?,
-            Way::Queue(_) | Way::Owner(_) => egress.domain,
+            Way::Queue(_) | Way::Owner(_) | Way::Nic(_) => egress.domain,
         };
         self.crossings.push(Crossing { frame, to, step: Step::Port(port), path, cause, header: None });
         Ok(())

@@ -7,6 +7,7 @@ use shm_ring::area::RegionGeometry;
 use switch_core::forwarding::Forwarding;
 use switch_core::ids::{DomainId, EndpointId, LcoreId, PortId};
 use switch_core::rate::RateSpec;
+use vhost_port::lane::Lane;
 
 use super::Idle;
 use crate::region::{Mapping, ShardMemory};
@@ -20,6 +21,8 @@ pub struct DatapathSpec {
     pub domains: Vec<DomainSpec>,
     /// Ports. Their ids are their positions.
     pub ports: Vec<PortSpec>,
+    /// The lanes of those ports that are NICs, in the order of ports.
+    pub nics: Vec<NicLanes>,
     /// Endpoints. Their ids are their positions.
     pub endpoints: Vec<EndpointDatapathSpec>,
     /// Where packets go.
@@ -103,8 +106,19 @@ pub struct NicSpec {
     pub offloads: bool,
     /// Features that it does not offer.
     pub withhold: Vec<Withheld>,
+    /// Memory of the VM.
+    pub memory_bytes: u64,
     /// Whether the memory of the VM need not be sealed.
     pub accept_unsealed: bool,
+}
+
+/// What the lcores need of a NIC.
+#[derive(Debug)]
+pub struct NicLanes {
+    /// The port.
+    pub port: PortId,
+    /// One for each lcore, in their order.
+    pub lanes: Vec<Lane>,
 }
 
 impl PortSpec {

@@ -24,7 +24,7 @@ use super::ingress::{Ingress, RX_BURST};
 use super::lcore::{Lcore, RETURN_BURST};
 use super::limit::Limit;
 use super::message::{Event, Message};
-use super::port::Opening;
+use super::port::{Opening, give_nic};
 use super::route::EventSink;
 use super::sample::Sampler;
 use super::shard_cell::{LedgerFreeList, ShardCell};
@@ -47,7 +47,8 @@ impl Datapath {
     /// Naming the part of the spec that does not work; everything that had started has stopped again.
     pub fn start(eal: &Eal, spec: DatapathSpec) -> Result<Self, DatapathError> {
         check(&spec)?;
-        let DatapathSpec { lcores, domains, ports, endpoints, forwarding } = spec;
+        let DatapathSpec { lcores, domains, ports, nics, endpoints, forwarding } = spec;
+        let mut nics = nics.into_iter();
         let (event_sender, events) = sync_channel(EVENTS_WAITING);
         let lcore_count = u16::try_from(lcores.len()).unwrap_or(u16::MAX);
         let weights: Vec<u16> = domains.iter().map(|domain| domain.share.max(1)).collect();
@@ -70,7 +71,12 @@ impl Datapath {
         for port in ports {
             let name = port.name.clone();
             let named = |source| DatapathError::Port { port: name.clone(), source };
-            let Some(devargs) = port.devargs().map(str::to_owned) else { continue };
+            let Some(devargs) = port.devargs().map(str::to_owned) else {
+                // As many as ports that are NICs, in their order (checked above).
+                let lanes = nics.next().map_or_else(Vec::new, |nic| nic.lanes);
+                running.push(give_nic(&port, lanes, &mut parts));
+                continue;
+            };
             let opening = Opening::probe(eal, serial, port, &devargs, &memories, &weights).map_err(named)?;
             opening.check_queues(parts.len())?;
             running.push(opening.start(&mut parts).map_err(named)?);
@@ -168,6 +174,12 @@ fn check(spec: &DatapathSpec) -> Result<(), DatapathError> {
         let known = port.domains.iter().filter(|domain| domain.index() < spec.domains.len()).count();
         expect("domains known to a port", known, port.domains.len())?;
     }
+    let nics: Vec<_> = spec.ports.iter().filter(|port| port.nic().is_some()).map(|port| port.id).collect();
+    expect("NICs with lanes", spec.nics.iter().filter(|nic| nics.contains(&nic.port)).count(), nics.len())?;
+    for (nic, port) in spec.nics.iter().zip(&nics) {
+        expect("as port of lanes, must be that NIC's", nic.port.index(), port.index())?;
+        expect("lanes of a NIC", nic.lanes.len(), spec.lcores.len())?;
+    }
     for (position, endpoint) in spec.endpoints.iter().enumerate() {
         at_its_place(position, endpoint.id.index())?;
         expect("domains known to an endpoint", usize::from(endpoint.domain.index() < spec.domains.len()), 1)?;
@@ -222,7 +234,14 @@ fn add_domain(eal: &Eal, serial: u32, spec: DomainSpec, parts: &mut [Parts]) -> 
             limit: Limit::part_of(limit, lcores),
             is_lost: false,
         };
-        parts.domains.push(DomainLane { cell, pool, state, ingresses: Vec::new(), served: Vec::new() });
+        parts.domains.push(DomainLane {
+            cell,
+            pool,
+            state,
+            ingresses: Vec::new(),
+            nics: Vec::new(),
+            served: Vec::new(),
+        });
     }
     Ok(())
 }

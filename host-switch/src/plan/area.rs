@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use security_domains::{Access, Config, EndpointListing, HiddenDomain, Owner, ProcessId, Target, VmId};
 use shm_ring::area::{AreaSpec, EndpointSpec, RegionGeometry, TargetKind, TargetSpec};
 use shm_ring::layout::FEATURES_KNOWN;
-use switch_core::ids::{DomainId, EndpointId};
+use switch_core::ids::{DomainId, EndpointId, PortId};
 
 use crate::control::protocol::ClientKind;
 
@@ -22,6 +22,8 @@ pub struct OwnerPlan {
     pub read_only: bool,
     /// The file of its control area, if others are to find it.
     pub path: Option<PathBuf>,
+    /// The ports that are its NICs; an untrusted VM has these and no endpoints.
+    pub nics: Vec<PortId>,
     endpoints: Vec<EndpointSpec>,
     targets: Vec<TargetSpec>,
 }
@@ -39,6 +41,12 @@ impl OwnerPlan {
         }
     }
 
+    /// Whether it maps nothing of the switch.
+    #[must_use]
+    pub fn is_untrusted(&self) -> bool {
+        self.endpoints.is_empty()
+    }
+
     /// Its endpoints, in the order of its control area.
     pub fn endpoints(&self) -> impl Iterator<Item = EndpointId> {
         self.endpoints.iter().map(|endpoint| EndpointId(endpoint.endpoint_id))
@@ -48,25 +56,34 @@ impl OwnerPlan {
 /// All owners: VMs, then processes, in file order.
 pub(super) fn owners(config: &Config) -> Vec<OwnerPlan> {
     let listings = config.endpoints();
-    let vms = (0..).map(VmId).zip(&config.vms).map(|(id, vm)| (Owner::Vm(id), &vm.name, vm.access));
+    let vms = (0..).map(VmId).zip(&config.vms);
+    let vms = vms.map(|(id, vm)| (Owner::Vm(id), &vm.name, vm.access, vm.domain, &vm.nics[..]));
     let processes = (0..).map(ProcessId).zip(&config.processes);
-    let processes = processes.map(|(id, process)| (Owner::Process(id), &process.name, process.access));
-    let plan = |(owner, name, access): (Owner, &String, Access)| {
+    let processes = processes
+        .map(|(id, process)| (Owner::Process(id), &process.name, process.access, process.domain, &[][..]));
+    let plan = |(owner, name, access, domain, nics): (
+        _,
+        &String,
+        _,
+        security_domains::DomainId,
+        &[security_domains::PortId],
+    )| {
         let own: Vec<_> = listings.iter().filter(|listing| listing.owner == owner).collect();
-        // The config gives each owner an endpoint, and all of them one domain.
-        let first = own.first()?;
-        let path = config.domains[first.domain.index()].path.as_deref();
-        Some(OwnerPlan {
+        // All of its endpoints are in one domain; an untrusted VM has none, and no region of its own.
+        let region = own.first().map_or(domain, |first| first.region);
+        let path = config.domains[domain.index()].path.as_deref().filter(|_| !own.is_empty());
+        OwnerPlan {
             name: name.clone(),
             kind: super::client_kind(owner),
-            domain: DomainId(first.region.0),
+            domain: DomainId(region.0),
             read_only: access == Access::Observer,
             path: path.map(|path| beside(path, name)),
+            nics: nics.iter().map(|port| PortId(port.0)).collect(),
             endpoints: own.iter().map(|listing| endpoint(config, listing)).collect(),
             targets: targets(config, &own),
-        })
+        }
     };
-    vms.chain(processes).filter_map(plan).collect()
+    vms.chain(processes).map(plan).collect()
 }
 
 /// Where a hidden region lies when that of its declared domain has a name: beside the control area of its owner.

@@ -8,7 +8,7 @@ use super::PlanError;
 pub(super) fn refuse(config: &Config) -> Result<(), PlanError> {
     let vms = config.vms.iter().map(|vm| ("vm", &vm.name, vm.access));
     let processes = config.processes.iter().map(|process| ("process", &process.name, process.access));
-    let is_later = |access| matches!(access, Access::Observer | Access::Untrusted);
+    let is_later = |access| access == Access::Observer;
     match vms.chain(processes).find(|&(.., access)| is_later(access)) {
         Some((kind, name, access)) => {
             not_built(format!("{kind}[{name}].access"), &format!("access \"{access}\""))

@@ -32,6 +32,7 @@ fn device(config: &Config, port: &Port) -> PortDevice {
                 queue_pairs: nic.queue_pairs,
                 offloads: nic.offloads,
                 withhold: nic.withhold.clone(),
+                memory_bytes: u64::from(vm.memory_mib) << 20,
                 accept_unsealed: vm.accept_unsealed_memory,
             })
         }

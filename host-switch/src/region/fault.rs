@@ -13,8 +13,11 @@ use std::ptr::NonNull;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-/// Most mappings watched at once: domains and VMs of one switch.
-pub const WATCHED_MAX: usize = 1024;
+use vhost_port::memory_watch::{MemoryWatch, MemoryWatcher};
+
+/// Most mappings watched at once: of domains and owners of one switch, and of the guests behind 2048 NICs, which
+/// have up to 32 each, twice while a new table replaces an old one.
+pub const WATCHED_MAX: usize = 1024 + 2048 * 2 * 32;
 
 struct Watched {
     base: AtomicUsize,
@@ -90,6 +93,29 @@ impl Watch {
     #[cfg(test)]
     pub fn mark_dead(&self) {
         WATCHED[self.slot].dead.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Watches the memory of untrusted guests as other mappings.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct GuestMemoryWatcher;
+
+impl MemoryWatch for Watch {
+    fn is_lost(&self) -> bool {
+        self.is_dead()
+    }
+}
+
+impl MemoryWatcher for GuestMemoryWatcher {
+    unsafe fn watch(
+        &self,
+        base: NonNull<u8>,
+        bytes: usize,
+        page_bytes: usize,
+    ) -> Result<Box<dyn MemoryWatch>, Box<dyn std::error::Error + Send + Sync>> {
+        // SAFETY: the caller promises the same.
+        let watch = unsafe { Watch::start(base, bytes, page_bytes) }?;
+        Ok(Box::new(watch))
     }
 }
 

@@ -117,6 +117,17 @@ impl Mapping {
         unsafe { self.range.base.add(offset_bytes) }
     }
 
+    /// The address of `len_bytes` bytes at `offset_bytes`, for copies that others make: no reference to them may be
+    /// made, since other processes write them at any moment.
+    ///
+    /// # Panics
+    /// If they are not inside the mapping.
+    #[inline]
+    #[must_use]
+    pub fn place(&self, offset_bytes: usize, len_bytes: usize) -> NonNull<u8> {
+        self.at(offset_bytes, len_bytes)
+    }
+
     /// Asks the CPU to bring the line of `offset_bytes` near.
     #[inline(always)]
     pub fn prefetch(&self, offset_bytes: usize) {

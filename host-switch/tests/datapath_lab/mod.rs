@@ -8,6 +8,7 @@
 pub mod capture;
 pub mod frames;
 pub mod guest;
+pub mod guest_nic;
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -15,9 +16,10 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use dpdk::{Eal, EalOptions, LogLevel};
+use guest_nic::GuestNic;
 use host_switch::datapath::{
-    CountersSnapshot, Datapath, DatapathSpec, DomainSpec, EndpointDatapathSpec, Idle, LcoreSpec, PortDevice,
-    PortPool, PortSpec, QueuePairHandle, ReferenceSpec, ShardReport,
+    CountersSnapshot, Datapath, DatapathSpec, DomainSpec, EndpointDatapathSpec, Idle, LcoreSpec, NicSpec,
+    PortDevice, PortPool, PortSpec, QueuePairHandle, ReferenceSpec, ShardReport,
 };
 use host_switch::region::{LedgerFile, Mapping, Pages, Region, ShardSize, SharedMemory};
 use shm_ring::area::{AreaLayout, AreaSpec, EndpointSpec, GuestArea, HostArea};
@@ -138,6 +140,8 @@ pub struct Lab {
     pub datapath: Option<Datapath>,
     pub regions: Vec<Region>,
     pub host: HostArea<'static>,
+    /// The guests behind the ports whose device is [`NIC`].
+    pub nics: Vec<GuestNic>,
     area: &'static Mapping,
     ledger: LedgerFile,
     lcores: u16,
@@ -204,6 +208,10 @@ impl Lab {
             references: spec.references.filter(|_| spec.observers.contains(&number)),
             limit: spec.endpoint_limit,
         });
+        let ports: Vec<_> =
+            spec.devices.iter().enumerate().map(|(id, device)| port(spec, id, device)).collect();
+        let of_guests = ports.iter().filter(|port| port.nic().is_some());
+        let (nics, lanes) = of_guests.map(|port| GuestNic::new(port.id, lcores.len())).unzip();
         let datapath = Datapath::start(
             &eal,
             DatapathSpec {
@@ -212,14 +220,15 @@ impl Lab {
                     .map(|&id| LcoreSpec { id: LcoreId(id), cpu: None, idle: spec.idle })
                     .collect(),
                 domains: domains.collect(),
-                ports: spec.devices.iter().enumerate().map(|(id, device)| port(spec, id, device)).collect(),
+                ports,
+                nics: lanes,
                 endpoints: endpoints.collect(),
                 forwarding: Arc::new(forwarding(spec)),
             },
         );
         let datapath = Some(datapath.unwrap());
         let domain_of = (0..spec.endpoints).map(|number| spec.endpoint_domain(number)).collect();
-        Self { datapath, regions, host, area, ledger, lcores: spec.lcores, domain_of, folder }
+        Self { datapath, regions, host, nics, area, ledger, lcores: spec.lcores, domain_of, folder }
     }
 
     pub fn datapath(&self) -> &Datapath {
@@ -321,7 +330,7 @@ fn port(spec: &LabSpec, id: usize, device: &str) -> PortSpec {
     PortSpec {
         id: PortId(u16::try_from(id).unwrap()),
         name: format!("port{id}"),
-        device: PortDevice::Dpdk(device.to_owned()),
+        device: if device == NIC { PortDevice::Nic(nic()) } else { PortDevice::Dpdk(device.to_owned()) },
         domains: spec.domains_of_port(id),
         mtu_bytes: 1500,
         rx_slots: 64,
@@ -330,6 +339,21 @@ fn port(spec: &LabSpec, id: usize, device: &str) -> PortSpec {
             (0..spec.endpoints).filter(|number| !spec.observers.contains(number)).map(endpoint).collect()
         }),
         pool: spec.pool,
+    }
+}
+
+/// A device that is the NIC of an untrusted guest.
+pub const NIC: &str = "nic";
+
+fn nic() -> NicSpec {
+    NicSpec {
+        vm: "web0".to_owned(),
+        mac: [2, 0, 0, 0, 0, 7],
+        queue_pairs: 1,
+        offloads: false,
+        withhold: Vec::new(),
+        memory_bytes: 2 << 20,
+        accept_unsealed: false,
     }
 }
 

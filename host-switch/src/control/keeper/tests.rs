@@ -213,7 +213,7 @@ impl Lab {
         let noted = Arc::new(Noted::default());
         let policies = Policy::of_owner(policies, "fwd0");
         let memory = OwnerMemory::new(owner, area, Arc::clone(&region)).unwrap();
-        let owners = vec![Owner::new(owner, "blue", memory, served, policies)];
+        let owners = vec![Owner::new(owner, "blue", Some(memory), served, policies)];
         let body = Arc::new(Body::new());
         let behind = Arc::clone(&body);
         let witness: Witness = Box::new(move |_| Peer::new(behind.pidfd()));
