@@ -27,6 +27,8 @@ const GOOD_SESSION: Duration = Duration::from_secs(5);
 /// After sessions that ended badly, the next waits: this long, then twice as long, up to the most.
 const PENALTY: Duration = Duration::from_millis(10);
 const PENALTY_MAX: Duration = Duration::from_secs(1);
+/// Connections that are over before they are served pass at this pace.
+const STORM_PAUSE: Duration = Duration::from_millis(1);
 /// How long the end of a port waits for its thread. What could hold it up longer is a descriptor that a frontend
 /// passed from a filesystem of its own and whose closing it does not answer.
 const END_PATIENCE: Duration = Duration::from_secs(5);
@@ -76,6 +78,11 @@ impl Shared {
 
     pub(crate) fn wake(&self) -> &OwnedFd {
         &self.wake
+    }
+
+    /// Sleeps can begin again: what woke this thread is looked at after this.
+    pub(crate) fn clear_wake(&self) {
+        _ = rustix::io::read(&self.wake, &mut [0; 8]);
     }
 
     fn status(&self) -> MutexGuard<'_, Status> {
@@ -202,8 +209,14 @@ impl Drop for Server {
 fn serve(terms: &Terms, listener: &UnixListener, publisher: Publisher<DeviceSetup>, shared: &Shared) {
     let mut lanes = Lanes::new(publisher);
     let mut penalty = Duration::ZERO;
+    let mut next = None;
     while !shared.is_ended.load(Ordering::Acquire) {
-        let Some(stream) = next_connection(listener, shared) else { continue };
+        let Some(stream) = next.take().or_else(|| next_connection(listener, shared)) else { continue };
+        if session::has_hung_up(&stream) {
+            // One of a storm: whatever it said, nobody waits for an answer.
+            pause(shared, STORM_PAUSE);
+            continue;
+        }
         if shared.is_closed() {
             // Answered by its end: a frontend that waits for an answer would stand still.
             drop(stream);
@@ -212,6 +225,9 @@ fn serve(terms: &Terms, listener: &UnixListener, publisher: Publisher<DeviceSetu
         let started = Instant::now();
         let ending = one_session(terms, stream, &mut lanes, shared, listener);
         let was_good = !matches!(ending, Ending::Refused(_)) && started.elapsed() >= GOOD_SESSION;
+        if let Ending::Left(successor) = ending {
+            next = successor;
+        }
         penalty = if was_good { Duration::ZERO } else { (penalty * 2).clamp(PENALTY, PENALTY_MAX) };
         if penalty == PENALTY_MAX {
             shared.faults.count(Fault::ConnectionRate);
@@ -235,7 +251,7 @@ fn one_session(
     shared.show(&device, true);
     let ending = session::run(stream, &mut device, shared, listener);
     match &ending {
-        Ending::Left => log::info!("port {name}: process {peer} left"),
+        Ending::Left(_) => log::info!("port {name}: process {peer} left"),
         Ending::Stopped => log::info!("port {name}: closed"),
         Ending::Refused(refusal) => {
             shared.faults.count(refusal.fault());
@@ -250,7 +266,7 @@ fn next_connection(listener: &UnixListener, shared: &Shared) -> Option<UnixStrea
     let mut fds = [PollFd::new(listener, PollFlags::IN), PollFd::new(&shared.wake, PollFlags::IN)];
     // An error of poll, which only too little memory explains, is met by the pause of the next session.
     _ = poll(&mut fds, None);
-    _ = rustix::io::read(&shared.wake, &mut [0; 8]);
+    shared.clear_wake();
     listener.accept().ok().map(|(stream, _)| stream)
 }
 

@@ -23,8 +23,8 @@ const EXTRA_A_TICK: usize = 8;
 /// How a session ended.
 #[derive(Debug)]
 pub(crate) enum Ending {
-    /// The frontend hung up.
-    Left,
+    /// The frontend hung up; perhaps it has connected anew already.
+    Left(Option<UnixStream>),
     /// Something was refused.
     Refused(Refusal),
     /// The port is closed.
@@ -91,22 +91,26 @@ fn serve(
     let mut wait = TICK;
     loop {
         wait_for(&connection, shared.wake(), wait)?;
+        shared.clear_wake();
         if shared.is_closed() {
             return Ok(Ending::Stopped);
         }
         device.watch()?;
-        turn_away(listener, device);
         match connection.receive()? {
-            Incoming::End => return Ok(Ending::Left),
-            Incoming::Nothing => wait = TICK,
+            Incoming::End => return Ok(Ending::Left(None)),
+            Incoming::Nothing => {
+                if let Some(next) = turn_away(&connection, listener, device) {
+                    return Ok(Ending::Left(Some(next)));
+                }
+                wait = TICK;
+            }
             Incoming::Message(message) => {
                 slow_down(&mut budget, device, shared);
-                answer(&connection, device, message)?;
+                serve_one(&connection, device, message, shared)?;
                 // More may have come with it.
                 wait = Duration::ZERO;
             }
         }
-        shared.show(device, true);
     }
 }
 
@@ -121,13 +125,24 @@ fn wait_for(connection: &Connection, wake: &OwnedFd, limit: Duration) -> Result<
     }
 }
 
-/// A frontend that finds a listener and no answer would stand still: who comes second is turned away.
-fn turn_away(listener: &UnixListener, device: &Device<'_>) {
+/// A frontend that finds a listener and no answer would stand still: who comes second is turned away. Unless the
+/// first has hung up meanwhile: then the second may be the same one, and is next.
+fn turn_away(connection: &Connection, listener: &UnixListener, device: &Device<'_>) -> Option<UnixStream> {
     for _ in 0..EXTRA_A_TICK {
-        let Ok((extra, _)) = listener.accept() else { break };
-        drop(extra);
+        let (extra, _) = listener.accept().ok()?;
+        if has_hung_up(connection) {
+            return Some(extra);
+        }
         device.faults.count(Fault::ConnectionExtra);
     }
+    None
+}
+
+/// Whether the other side has closed its end.
+pub(crate) fn has_hung_up(stream: &impl AsFd) -> bool {
+    let mut fds = [PollFd::from_borrowed_fd(stream.as_fd(), PollFlags::RDHUP)];
+    let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
+    poll(&mut fds, Some(&at_once)).is_ok() && fds[0].revents().intersects(PollFlags::RDHUP | PollFlags::HUP)
 }
 
 fn slow_down(budget: &mut Budget, device: &Device<'_>, shared: &Shared) {
@@ -143,14 +158,16 @@ fn slow_down(budget: &mut Budget, device: &Device<'_>, shared: &Shared) {
     }
 }
 
-/// Serves one message, and answers it if it is to be answered.
-pub(crate) fn answer(
+/// Serves one message, shows what became of the device, and answers if there is to be an answer.
+fn serve_one(
     connection: &Connection,
     device: &mut Device<'_>,
     message: Message,
+    shared: &Shared,
 ) -> Result<(), Refusal> {
     let (request, needs_reply) = (message.request, message.needs_reply);
     let outcome = device.serve(message);
+    shared.show(device, true);
     match &outcome {
         Ok(Some(answer)) => {
             connection.reply(request, &answer.body, answer.fd.as_ref().map(AsFd::as_fd))?;

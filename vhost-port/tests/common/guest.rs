@@ -145,9 +145,9 @@ impl Guest {
     pub fn start(&mut self) {
         self.negotiate();
         self.give_ram();
+        self.post_receive_buffers();
         self.start_queue(0);
         self.start_queue(1);
-        self.post_receive_buffers();
     }
 
     pub fn started(port: &Port) -> Self {
@@ -199,7 +199,7 @@ impl Guest {
         0x10_0000 + (queue as u64) * 0x10_0000 + u64::from(slot) * BUFFER_BYTES
     }
 
-    fn post_receive_buffers(&mut self) {
+    pub fn post_receive_buffers(&mut self) {
         let outstanding = self.rings[0].offered.wrapping_sub(self.rings[0].seen);
         for _ in outstanding..SIZE {
             let buffer = Self::buffer(0, self.rings[0].offered % SIZE);
@@ -238,19 +238,24 @@ impl Guest {
         self.view.get_slice(at, bytes.len()).unwrap().copy_to(bytes);
     }
 
+    /// Waits for the next received frame.
+    pub fn wait_for_frame(&mut self) -> Vec<u8> {
+        let started = std::time::Instant::now();
+        loop {
+            if let Some(frame) = self.take() {
+                return frame;
+            }
+            assert!(started.elapsed() < super::SOON, "no frame comes");
+            std::thread::sleep(std::time::Duration::from_micros(50));
+        }
+    }
+
     /// Sends frames and gets each back, in order and byte for byte.
     pub fn echoes(&mut self, rounds: u32) {
         for round in 0..rounds {
             let frame: Vec<u8> = (0..64 + round % 1000).map(|at| (at ^ round).to_le_bytes()[0]).collect();
             self.send(&frame);
-            let started = std::time::Instant::now();
-            let back = loop {
-                if let Some(back) = self.take() {
-                    break back;
-                }
-                assert!(started.elapsed() < super::SOON, "round {round}: nothing comes back");
-                std::thread::sleep(std::time::Duration::from_micros(50));
-            };
+            let back = self.wait_for_frame();
             assert!(back == frame, "round {round}: {back:?}");
         }
     }

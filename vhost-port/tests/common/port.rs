@@ -94,6 +94,12 @@ impl Port {
         Self { server, path, lanes: Some(lanes), is_over, poller: None, _folder: folder }
     }
 
+    /// Lets one thread poll the lanes of two ports, as an lcore does.
+    pub fn poll_with(&mut self, other: &mut Self) {
+        self.lanes.as_mut().unwrap().append(other.lanes.as_mut().unwrap());
+        self.poll();
+    }
+
     /// Lets the lanes echo.
     pub fn poll(&mut self) {
         let (mut lanes, is_over) = (self.lanes.take().unwrap(), self.is_over.clone());
