@@ -17,6 +17,7 @@ use crate::memory::GuestMemory;
 use crate::notifier::Bell;
 use crate::publication::Publisher;
 use crate::refusal::{Fault, FaultCounts, Refusal};
+use crate::resubmit::Resubmit;
 use crate::ring_claim::{RingClaim, RingPlaces};
 use crate::server::QueueStatus;
 use crate::setup::{DeviceSetup, QueueSetup};
@@ -84,7 +85,8 @@ impl QueueState {
 pub(crate) struct Running {
     start: u64,
     next_available: u16,
-    resubmit: Arc<[u16]>,
+    resubmit: Option<Arc<Resubmit>>,
+    /// Whether the record of buffers in flight says so, too.
     is_resubmitted: bool,
     is_known_broken: bool,
 }
@@ -172,11 +174,11 @@ impl<'p> Device<'p> {
         let places = rings.locate(queue, size, &self.memory)?;
         let (next_available, resubmit) = match &self.inflight {
             Some(record) => resume(record, queue, size, &places)?,
-            None => (base, Arc::default()),
+            None => (base, None),
         };
         self.lanes.starts += 1;
         self.lanes.publisher.report(queue).reset(next_available);
-        let is_resubmitted = resubmit.is_empty();
+        let is_resubmitted = resubmit.is_none();
         self.queues[queue].running = Some(Running {
             start: self.lanes.starts,
             next_available,
@@ -235,32 +237,52 @@ impl<'p> Device<'p> {
                 );
                 queue.error.iter().for_each(|bell| bell.ring());
             }
-            if report.is_resubmitted() && !running.is_resubmitted {
-                running.is_resubmitted = true;
-                self.inflight.as_ref().map_or(Ok(()), |record| record.clear(number, &running.resubmit))?;
-            }
         }
         self.lanes.publisher.drop_unused();
+        (0..self.queues.len()).try_for_each(|queue| self.watch_resubmission(queue))
+    }
+
+    /// Notes in the record which buffers of an earlier backend are used by now.
+    fn watch_resubmission(&mut self, queue: usize) -> Result<(), Refusal> {
+        let state = &mut self.queues[queue];
+        let (Some(running), Some(size), Some(rings)) = (&mut state.running, state.size, state.rings) else {
+            return Ok(());
+        };
+        let Some(resubmit) = running.resubmit.as_ref().filter(|_| !running.is_resubmitted) else {
+            return Ok(());
+        };
+        // A driver that lies about the index unmarks its own buffers.
+        if resubmit.is_over(used_index(&rings.locate(queue, size, &self.memory)?)) {
+            running.is_resubmitted = true;
+            // It may have missed the interrupt: it was judged by what the driver wanted to hear before.
+            state.call.iter().for_each(|bell| bell.ring());
+            self.inflight.as_ref().map_or(Ok(()), |record| record.clear(queue, resubmit.heads()))?;
+        }
         Ok(())
     }
 }
 
-/// Where a queue goes on, by the record of an earlier backend: behind what that one had used and taken.
+/// Where a queue goes on, by the record of an earlier backend: behind what that one had used, with what it had taken
+/// and not used.
 fn resume(
     record: &Inflight,
     queue: usize,
     size: u16,
     places: &RingPlaces,
-) -> Result<(u16, Arc<[u16]>), Refusal> {
-    let pending: Arc<[u16]> = record.pending(queue, size)?.into();
+) -> Result<(u16, Option<Arc<Resubmit>>), Refusal> {
+    let pending = record.pending(queue, size)?;
+    let used = used_index(places);
+    let resubmit = (!pending.is_empty()).then(|| Arc::new(Resubmit::new(pending, used, size)));
+    Ok((used, resubmit))
+}
+
+/// The index of a used ring, as it is in guest memory.
+fn used_index(places: &RingPlaces) -> u16 {
     // SAFETY: the index behind the flags of the used ring is inside it: `locate` has checked the ring's full
     // length, which is more than two bytes.
     let index_at = unsafe { places.used.add(2) };
     // SAFETY: inside the mapping that the caller's memory holds, and aligned: used rings begin at multiples of 4.
     // Whoever else in this process looks at ring words does so by atomics, too.
     let index = unsafe { shared_u16(index_at.cast()) };
-    let used = index.load(Ordering::Acquire);
-    #[allow(clippy::cast_possible_truncation, reason = "no more entries than the ring has, which is a u16")]
-    let next_available = used.wrapping_add(pending.len() as u16);
-    Ok((next_available, pending))
+    index.load(Ordering::Acquire)
 }

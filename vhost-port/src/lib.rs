@@ -43,6 +43,7 @@ pub mod publication;
 mod queue;
 pub mod refusal;
 mod requests;
+pub mod resubmit;
 mod ring_claim;
 pub mod ring_fault;
 pub mod server;

@@ -55,7 +55,6 @@ struct Slot<T> {
 pub struct QueueReport {
     next_available: AtomicU32,
     broken: AtomicU32,
-    resubmitted: AtomicBool,
 }
 
 struct Shared<T> {
@@ -86,11 +85,8 @@ pub fn publication<T: Send + Sync>(lanes: usize, queues: usize) -> (Publisher<T>
         passed: AtomicU64::new(0),
         is_away: AtomicBool::new(true),
     });
-    let reports = (0..queues).map(|_| QueueReport {
-        next_available: AtomicU32::new(0),
-        broken: AtomicU32::new(0),
-        resubmitted: AtomicBool::new(false),
-    });
+    let reports =
+        (0..queues).map(|_| QueueReport { next_available: AtomicU32::new(0), broken: AtomicU32::new(0) });
     let shared = Arc::new(Shared { slots: slots.collect(), reports: reports.collect() });
     let subscriptions = (0..lanes).map(|lane| Subscription { shared: shared.clone(), lane }).collect();
     (Publisher { shared, generation: 0, kept: Vec::new(), current: None }, subscriptions)
@@ -262,24 +258,10 @@ impl QueueReport {
         self.broken.load(Ordering::Relaxed)
     }
 
-    /// Lane: all of `QueueSetup::resubmit` has been served.
-    #[cold]
-    pub fn set_resubmitted(&self) {
-        // Release: the used ring was written before. Pairs with the Acquire in `is_resubmitted`.
-        self.resubmitted.store(true, Ordering::Release);
-    }
-
-    /// Whether the buffers to resubmit are used.
-    #[must_use]
-    pub fn is_resubmitted(&self) -> bool {
-        self.resubmitted.load(Ordering::Acquire)
-    }
-
     /// Control: forgets what was said about an earlier start.
     pub fn reset(&self, next_available: u16) {
         self.set_next_available(next_available);
         self.broken.store(0, Ordering::Relaxed);
-        self.resubmitted.store(false, Ordering::Relaxed);
     }
 }
 

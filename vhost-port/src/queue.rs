@@ -61,6 +61,12 @@ impl<W> Queue<W> {
             used: new.used,
             next_avail: old.as_ref().map_or(new.next_available, |old| old.ring.next_avail()),
             event_index: setup.features.has(Features::EVENT_INDEX),
+            // Of an earlier backend: only when the queue starts, or while they are not all served.
+            first_avail: new
+                .resubmit
+                .as_ref()
+                .filter(|_| old.as_ref().is_none_or(|old| old.ring.is_before_drivers()))
+                .map(|resubmit| (resubmit.ring(), resubmit.end())),
         };
         let next_used = old.as_ref().map(|old| old.ring.next_used());
         // SAFETY: control has checked size, alignment and full length of each ring against `setup.memory`

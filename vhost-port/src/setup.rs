@@ -10,6 +10,7 @@ use std::sync::Arc;
 use crate::features::Negotiated;
 use crate::memory::GuestMemory;
 use crate::notifier::Bell;
+use crate::resubmit::Resubmit;
 
 /// Most entries of a ring: QEMU's own limit for a network device.
 pub const RING_ENTRIES_MAX: u16 = 1024;
@@ -39,9 +40,9 @@ pub struct QueueSetup {
     pub used: NonNull<u8>,
     /// Index in the available ring of the first buffer to take.
     pub next_available: u16,
-    /// Buffers that an earlier backend had taken and not used when it ended: heads of chains, each less than
-    /// `size`, to be served before anything from the available ring.
-    pub resubmit: Arc<[u16]>,
+    /// Buffers that an earlier backend had taken and not used when it ended, to be served before anything from the
+    /// available ring.
+    pub resubmit: Option<Arc<Resubmit>>,
     /// Whether the driver wants traffic on it. A disabled queue is not touched.
     pub is_enabled: bool,
     /// How to interrupt the guest; none if it polls.

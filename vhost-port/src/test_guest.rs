@@ -186,7 +186,7 @@ impl TestGuest {
             available: at(AVAIL_AT),
             used: at(USED_AT),
             next_available: self.shape.first_index,
-            resubmit: Arc::new([]),
+            resubmit: None,
             is_enabled: true,
             call: None,
         }

@@ -69,6 +69,8 @@ pub(crate) struct RingParts {
     pub next_avail: u16,
     /// Whether notifications are asked for by index.
     pub event_index: bool,
+    /// An avail ring of our own that comes before the driver's, and the position behind its last chain.
+    pub first_avail: Option<(NonNull<u8>, u16)>,
 }
 
 /// One split ring.
@@ -81,6 +83,8 @@ pub(crate) struct Vring {
     avail_seen: u16,
     /// The used index, as published.
     next_used: u16,
+    /// The driver's avail ring, while one of our own comes before it.
+    later_avail: Option<NonNull<u8>>,
 }
 
 // SAFETY: addresses of shared mappings, valid in every thread; nothing else in it is tied to one.
@@ -95,9 +99,14 @@ impl Vring {
     ///   and stay there as long as the value is used.
     /// - Our process has no reference to these bytes.
     /// - The size is a power of two.
+    /// - A first avail ring is as long and lives as long; it names no more chains than the ring has entries.
     pub(crate) unsafe fn take_up(parts: RingParts, next_used: Option<u16>) -> Self {
         let mask = parts.size - 1;
-        let mut ring = Self { parts, mask, avail_seen: parts.next_avail, next_used: 0 };
+        let mut ring = Self { parts, mask, avail_seen: parts.next_avail, next_used: 0, later_avail: None };
+        if let Some((first, end)) = parts.first_avail {
+            ring.later_avail = Some(std::mem::replace(&mut ring.parts.avail, first));
+            ring.avail_seen = end;
+        }
         // SAFETY: flags and index are within the used ring (caller), which is aligned to 4 bytes.
         let used_index = unsafe { guest_bytes::shared_u16(ring.used_word(1)) }.load(Ordering::Relaxed);
         ring.next_used = next_used.unwrap_or(used_index);
@@ -120,6 +129,11 @@ impl Vring {
         self.parts.next_avail
     }
 
+    /// Whether chains come from an avail ring of our own still.
+    pub(crate) fn is_before_drivers(&self) -> bool {
+        self.later_avail.is_some()
+    }
+
     /// The used index, as published.
     #[inline(always)]
     pub(crate) fn next_used(&self) -> u16 {
@@ -135,6 +149,13 @@ impl Vring {
         let known = self.avail_seen.wrapping_sub(self.parts.next_avail);
         if known >= wanted {
             return Ok(known);
+        }
+        if let Some(drivers) = self.later_avail {
+            if known > 0 {
+                return Ok(known);
+            }
+            self.parts.avail = drivers;
+            self.later_avail = None;
         }
         // Acquire: the ring entries and descriptors behind this index are visible once the index is.
         // Pairs with the driver's write barrier (2.7.13.3.1).

@@ -6,6 +6,7 @@ mod common;
 
 use std::fs::File;
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::FileExt;
 
 use common::guest::{FEATURES, GUEST_START, Guest, RAM, RAM_BYTES, SIZE, USER_START, memfd, region, table};
 use common::port::{Port, terms};
@@ -201,6 +202,42 @@ fn what_is_withheld_is_not_on_offer() {
     let offered = Guest::new(&port).wire.ask(Request::GET_FEATURES);
     assert_eq!(offered & withheld.bits(), 0);
     assert_ne!(terms("all").offer.features().bits() & withheld.bits(), 0);
+}
+
+/// Where the backend before this one crashed: it had taken buffers out of order and marked them.
+#[test]
+fn buffers_in_flight_of_an_earlier_backend_are_served_first() {
+    let port = Port::open("inflight");
+    let mut guest = Guest::new(&port);
+    guest.negotiate();
+    // A record as the port itself makes it.
+    let shape = 2 | u64::from(SIZE) << 16;
+    assert!(guest.wire.send(Request::GET_INFLIGHT_FD, 0, &words(&[0, 0, shape]), &[]));
+    let (answer, fd) = guest.wire.answer().unwrap();
+    let record = File::from(fd.unwrap());
+    assert_eq!(answer[8..], words(&[0, shape])[..]);
+    // Three frames; the earlier backend had taken the first two, the second before the first.
+    for value in 1..4_u8 {
+        guest.send(&[value; 60]);
+    }
+    let queue_at = 16 + 16 * u64::from(SIZE);
+    let entry = |head: u64| queue_at.next_multiple_of(64) + 16 + 16 * head;
+    for (head, counter) in [(1, 1_u64), (0, 2)] {
+        record.write_all_at(&[1], entry(head)).unwrap();
+        record.write_all_at(&counter.to_le_bytes(), entry(head) + 8).unwrap();
+    }
+    assert_eq!(guest.wire.demand(Request::SET_INFLIGHT_FD, &answer, &[borrow(&record)]), Some(true));
+    guest.start();
+    let came: Vec<u8> = (0..3).map(|_| guest.wait_for_frame()[0]).collect();
+    assert_eq!(came, [2, 1, 3]);
+    let is_cleared = |head| {
+        let mut mark = [9];
+        record.read_exact_at(&mut mark, entry(head)).unwrap();
+        mark == [0]
+    };
+    wait_until("cleared marks", || is_cleared(0) && is_cleared(1));
+    guest.echoes(5);
+    no_fault(&port);
 }
 
 /// The frontend of the `vhost` crate, which knows nothing of us.

@@ -35,6 +35,7 @@ impl Memory {
             used: NonNull::from(&self.used).cast(),
             next_avail: at,
             event_index,
+            first_avail: None,
         };
         // SAFETY: all words are in one value that outlives the ring in each test, as long as a ring of four needs,
         // and nothing but atomics.
