@@ -27,4 +27,20 @@ pub enum BenchError {
         /// Bare ring over rte_ring.
         ratio: f64,
     },
+    /// A vhost backend does not run.
+    #[error("{what} failed: {why}")]
+    Backend {
+        /// Which part.
+        what: &'static str,
+        /// What it said.
+        why: String,
+    },
+    /// The backends cannot be compared.
+    #[error("the guest took features {ours} of ours and {peer} of librte_vhost: they must be the same")]
+    Features {
+        /// Bits, hexadecimal.
+        ours: String,
+        /// Bits, hexadecimal.
+        peer: String,
+    },
 }

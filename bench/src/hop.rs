@@ -25,7 +25,7 @@ use crate::error::BenchError;
 use crate::machine::{Machine, disturbance};
 use crate::raw::{Shape, Yardstick};
 use crate::report::Report;
-use crate::sample::Row;
+use crate::sample::{Row, ratio_of_pairs};
 
 /// The switch's config.
 const CONFIG: &str = "bench/scenarios/hop.toml";
@@ -120,12 +120,6 @@ fn report(hop: Vec<f64>, bare: Vec<f64>, rte: Vec<f64>, disturbed: f64) -> Resul
     })
 }
 
-/// What one figure is of another, window by window.
-fn ratio_of_pairs(figure: &[f64], of: &[f64]) -> Row {
-    let ratios = figure.iter().zip(of).map(|(figure, of)| figure / of).collect();
-    Row::of("", "ratio", ratios)
-}
-
 /// The running switch and its NF.
 struct Scene {
     switch: Switch,
@@ -176,17 +170,5 @@ impl Scene {
         self.nf.stop(Duration::from_secs(10))?;
         self.switch.stop()?;
         Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_ratio_is_taken_of_windows_that_follow_one_another() {
-        // Two near windows and one far one; the medians alone would say 40 / 80.
-        let (hop, bare) = ([40.0, 20.0, 44.0], [200.0, 80.0, 200.0]);
-        assert_eq!(ratio_of_pairs(&hop, &bare).median, 0.22);
     }
 }

@@ -46,6 +46,13 @@ impl Row {
     }
 }
 
+/// What one figure is of another, window by window.
+#[must_use]
+pub fn ratio_of_pairs(figure: &[f64], of: &[f64]) -> Row {
+    let ratios = figure.iter().zip(of).map(|(figure, of)| figure / of).collect();
+    Row::of("", "ratio", ratios)
+}
+
 /// Median of sorted values.
 fn median(sorted: &[f64]) -> f64 {
     let middle = sorted.len() / 2;
@@ -93,5 +100,12 @@ mod tests {
     #[test]
     fn an_even_number_of_windows_has_its_median_in_between() {
         assert_eq!(Row::of("a/b", "Mpps", vec![1.0, 2.0, 4.0, 9.0]).median, 3.0);
+    }
+
+    #[test]
+    fn a_ratio_is_taken_of_windows_that_follow_one_another() {
+        // Two near windows and one far one; the medians alone would say 40 / 80.
+        let (hop, bare) = ([40.0, 20.0, 44.0], [200.0, 80.0, 200.0]);
+        assert_eq!(ratio_of_pairs(&hop, &bare).median, 0.22);
     }
 }
