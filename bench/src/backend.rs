@@ -115,7 +115,7 @@ pub fn run(options: &Options) -> Result<(), BenchError> {
     say(&format!("ready {:x}", features.bits()));
     for line in std::io::stdin().lock().lines().map_while(Result::ok) {
         let length = Duration::from_millis(line.trim().parse().unwrap_or(0));
-        let mut port = Port { lane, pool: &pool, frame_bytes: options.frame_bytes };
+        let mut port = Port::new(lane, &pool, options.frame_bytes);
         say(&port.window(options.direction, length));
     }
     Ok(())
@@ -166,19 +166,16 @@ impl Pool {
         NonNull::new(pool).map(Self).ok_or(BenchError::Backend { what: "the pool", why })
     }
 
-    /// A burst of empty mbufs.
+    /// Fills a burst with empty mbufs; false if there are not so many.
     #[inline(always)]
-    fn take(&self) -> Option<[*mut rte_mbuf; BURST]> {
-        let mut mbufs = [null_mut(); BURST];
+    fn take(&self, mbufs: &mut [*mut rte_mbuf; BURST]) -> bool {
+        let pool = self.0.as_ptr();
         // SAFETY: a live pool of mbufs, and an array for as many as are asked.
-        let refused = unsafe {
-            dpdk_sys::netvm_rte_pktmbuf_alloc_bulk(self.0.as_ptr(), mbufs.as_mut_ptr(), BURST_MBUFS)
-        };
-        (refused == 0).then_some(mbufs)
+        unsafe { dpdk_sys::netvm_rte_pktmbuf_alloc_bulk(pool, mbufs.as_mut_ptr(), BURST_MBUFS) == 0 }
     }
 
     #[inline(always)]
-    fn give_back(mut mbufs: [*mut rte_mbuf; BURST]) {
+    fn give_back(mbufs: &mut [*mut rte_mbuf; BURST]) {
         // SAFETY: mbufs of `take`, each given back once.
         unsafe { dpdk_sys::rte_pktmbuf_free_bulk(mbufs.as_mut_ptr(), BURST_MBUFS) };
     }
@@ -205,41 +202,60 @@ fn set_length(mbuf: *mut rte_mbuf, len_bytes: u32) {
     header.data_len = len_bytes;
 }
 
-/// What a window polls.
+/// What a window polls. The arrays stay where they are: nothing is moved that the C program does not move.
 struct Port<'b> {
     lane: &'b mut Lane,
     pool: &'b Pool,
     frame_bytes: u16,
+    mbufs: [*mut rte_mbuf; BURST],
+    rooms: Vec<Room<'static>>,
+    received: [Received; BURST],
+    frames: Vec<Frame<'static>>,
 }
 
-impl Port<'_> {
+impl<'b> Port<'b> {
+    fn new(lane: &'b mut Lane, pool: &'b Pool, frame_bytes: u16) -> Self {
+        Self {
+            lane,
+            pool,
+            frame_bytes,
+            mbufs: [null_mut(); BURST],
+            rooms: (0..BURST).map(|_| Room::of(&mut [])).collect(),
+            received: [Received::default(); BURST],
+            frames: vec![Frame::whole(Segment::EMPTY, 0); BURST],
+        }
+    }
+
     #[inline(always)]
     fn receive(&mut self) -> usize {
-        let Some(mbufs) = self.pool.take() else { return 0 };
-        let mut rooms = mbufs.map(|mbuf| {
-            let (at, room_bytes) = data_of(mbuf);
-            // SAFETY: the mbuf's buffer is mapped, and ours until it is given back.
-            unsafe { Room::new(at, room_bytes) }
-        });
-        let mut received = [Received::default(); BURST];
-        let count = self.lane.dequeue(&mut rooms, &mut received);
-        for (mbuf, frame) in mbufs.iter().zip(&received[..count]) {
+        if !self.pool.take(&mut self.mbufs) {
+            return 0;
+        }
+        for (mbuf, room) in self.mbufs.iter().zip(&mut self.rooms) {
+            let (at, room_bytes) = data_of(*mbuf);
+            // SAFETY: the mbuf's buffer is mapped, and ours until it is given back; the room is not used then.
+            *room = unsafe { Room::new(at, room_bytes) };
+        }
+        let count = self.lane.dequeue(&mut self.rooms, &mut self.received);
+        for (mbuf, frame) in self.mbufs.iter().zip(&self.received[..count]) {
             set_length(*mbuf, frame.len_bytes);
         }
-        Pool::give_back(mbufs);
+        Pool::give_back(&mut self.mbufs);
         count
     }
 
     #[inline(always)]
     fn transmit(&mut self) -> usize {
-        let Some(mbufs) = self.pool.take() else { return 0 };
-        let frames = mbufs.map(|mbuf| {
-            set_length(mbuf, self.frame_bytes.into());
-            // SAFETY: as in `receive`; frames of the pool's room at most.
-            Frame::whole(unsafe { Segment::new(data_of(mbuf).0, self.frame_bytes.into()) }, 0)
-        });
-        let count = self.lane.enqueue(&frames);
-        Pool::give_back(mbufs);
+        if !self.pool.take(&mut self.mbufs) {
+            return 0;
+        }
+        for (mbuf, frame) in self.mbufs.iter().zip(&mut self.frames) {
+            set_length(*mbuf, self.frame_bytes.into());
+            // SAFETY: as in `receive`; no longer than the pool's room.
+            *frame = Frame::whole(unsafe { Segment::new(data_of(*mbuf).0, self.frame_bytes.into()) }, 0);
+        }
+        let count = self.lane.enqueue(&self.frames);
+        Pool::give_back(&mut self.mbufs);
         count
     }
 

@@ -12,7 +12,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{ChildStdin, ChildStdout, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use lab::child::{Child, run, run_command};
 use lab::error::LabError;
@@ -209,8 +209,22 @@ impl Side {
         let mut side = Self { figures, backend, asks, answers, guest, features: String::new() };
         let line = side.answer()?;
         side.features = line.trim().trim_start_matches("ready ").to_owned();
-        side.guest.signal(Signal::STOP);
+        side.warm_up()?;
         Ok(side)
+    }
+
+    /// Windows that do not count, until packets move: a driver that has its queues is not yet forwarding.
+    fn warm_up(&mut self) -> Result<(), BenchError> {
+        let started = Instant::now();
+        loop {
+            let done = self.window(100);
+            if !matches!(done, Err(BenchError::NoRate { .. })) || started.elapsed() > Duration::from_secs(20)
+            {
+                self.figures.cycles.clear();
+                self.figures.mpps.clear();
+                return done;
+            }
+        }
     }
 
     fn answer(&mut self) -> Result<String, BenchError> {

@@ -42,6 +42,7 @@ pub mod notifier;
 pub mod publication;
 mod queue;
 pub mod refusal;
+mod replay;
 mod requests;
 pub mod resubmit;
 mod ring_claim;

@@ -192,6 +192,12 @@ impl TestGuest {
         }
     }
 
+    /// The memory: the region of buffers, and behind it the region of rings.
+    #[must_use]
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+
     /// Guest address of a queue's descriptor table.
     fn ring_at(queue: usize) -> u64 {
         RINGS_AT + QUEUE_BYTES * queue as u64

@@ -143,3 +143,40 @@ fn each_feature_set_and_size_passes_traffic_both_ways() {
         }
     }
 }
+
+#[test]
+fn what_an_earlier_backend_left_behind_is_served_first_and_once() {
+    let mut guest = TestGuest::new(TestGuestShape::default());
+    // Sent and taken before, by somebody else: descriptors 5, 3 and 9, and then 1 and 2 which nobody took.
+    for number in [5, 3, 9, 1, 2] {
+        guest.send(1, number, &[u8::try_from(number).unwrap(); 60]);
+        guest.lend(0, number, 2048);
+    }
+    let mut setup = guest.setup();
+    for queue in setup.queues.iter_mut().flatten() {
+        (queue.start, queue.next_available, queue.resubmit) = (9, 3, Arc::new([9, 5, 3]));
+    }
+    guest.publish(setup.clone());
+    let report = |guest: &TestGuest, queue| {
+        let report = guest.publisher().report(queue);
+        (report.next_available(), report.is_resubmitted())
+    };
+    assert_eq!(take(&mut guest, 2), 2);
+    assert_eq!(guest.lane.enqueue(&[flow(0), flow(0)]), 2);
+    // A new setup meanwhile forgets nothing.
+    guest.publish(setup);
+    assert_eq!((report(&guest, 0), report(&guest, 1)), ((3, false), (3, false)));
+    assert_eq!(take(&mut guest, 8), 1);
+    assert_eq!(take(&mut guest, 8), 2);
+    assert_eq!(guest.lane.enqueue(&[flow(0)]), 1);
+    assert_eq!(guest.lane.enqueue(&[flow(0), flow(0)]), 2);
+    assert_eq!(guest.lane.enqueue(&[flow(0)]), 0);
+    for queue in [0, 1] {
+        let heads: Vec<_> = (0..5).map(|at| guest.used(queue, at).0).collect();
+        assert_eq!((heads, guest.used_count(queue)), (vec![9, 5, 3, 1, 2], 5));
+        assert!(report(&guest, queue).1);
+    }
+    let stopped = guest.setup();
+    guest.publish(stopped);
+    assert_eq!((report(&guest, 0).0, report(&guest, 1).0), (5, 5));
+}
