@@ -25,5 +25,6 @@ pub mod router_routes;
 mod settings;
 pub mod slow_parse;
 pub mod switch;
+pub mod virtio_chains;
 
 pub use input::Input;

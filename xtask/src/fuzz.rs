@@ -55,6 +55,7 @@ const TARGETS: &[Target] = &[
     target("qmp"),
     target("router_packets"),
     Target { name: "router_routes", seeds: CONFIGS },
+    target("virtio_chains"),
 ];
 
 /// A check turned off, and the target that must find it out within the time of a stage, starting from nothing.
@@ -71,6 +72,8 @@ const SABOTAGES: &[Sabotage] = &[
     Sabotage { feature: "switch-core/sabotage-length", target: "descriptors", says: "took Desc" },
     Sabotage { feature: "switch-core/sabotage-pin", target: "descriptors", says: "assertion" },
     Sabotage { feature: "shm-ring/sabotage-peer-counter", target: "counters", says: "assertion" },
+    Sabotage { feature: "vhost-port/sabotage-head-bound", target: "virtio_chains", says: "assertion" },
+    Sabotage { feature: "vhost-port/sabotage-direction", target: "virtio_chains", says: "assertion" },
 ];
 
 /// Options of `cargo xtask fuzz`.

@@ -12,6 +12,8 @@ use vm_memory::{FileOffset, GuestAddress, GuestMemory, GuestMemoryMmap, Permissi
 const HEADER_BYTES: usize = 12;
 const FRAME_BYTES_MIN: usize = 14;
 const ROOM_BYTES: usize = 2048;
+/// [`REGION_BYTES`], as lengths are counted here.
+const REGION_LEN: usize = 1 << 20;
 /// Where tables outside the rings are, one on each page: no buffer is there, so nothing writes them.
 const TABLES_AT: u64 = RINGS_AT + 0x8_0000;
 const TABLES: u8 = 4;
@@ -156,20 +158,20 @@ impl Scene {
 
     fn oracle_memory(&self) -> GuestMemoryMmap {
         let part = |start: u64, offset: u64| {
-            let file = self.guest.file().try_clone().unwrap();
-            (GuestAddress(start), REGION_BYTES as usize, Some(FileOffset::new(file, offset)))
+            let file = self.guest.file().try_clone().expect("a descriptor");
+            (GuestAddress(start), REGION_LEN, Some(FileOffset::new(file, offset)))
         };
         let parts = [part(RINGS_AT, REGION_BYTES), part(BUFFERS_AT, 0)];
-        GuestMemoryMmap::from_ranges_with_files(parts).unwrap()
+        GuestMemoryMmap::from_ranges_with_files(parts).expect("two mappings of a memfd")
     }
 
     fn read_by_oracle(&self, memory: &GuestMemoryMmap) -> Waiting {
         let (descriptors, available, used) = TestGuest::ring_addresses(self.queue());
-        let mut queue = Queue::new(self.size).unwrap();
+        let mut queue = Queue::new(self.size).expect("a power of two");
         queue.set_size(self.size);
-        queue.try_set_desc_table_address(GuestAddress(descriptors)).unwrap();
-        queue.try_set_avail_ring_address(GuestAddress(available)).unwrap();
-        queue.try_set_used_ring_address(GuestAddress(used)).unwrap();
+        queue.try_set_desc_table_address(GuestAddress(descriptors)).expect("an aligned address");
+        queue.try_set_avail_ring_address(GuestAddress(available)).expect("an aligned address");
+        queue.try_set_used_ring_address(GuestAddress(used)).expect("an aligned address");
         queue.set_next_avail(self.first_index);
         queue.set_ready(true);
         let mut waiting = Waiting { chains: Vec::new(), is_refused: false };
@@ -239,12 +241,12 @@ impl Scene {
                 (0..len).map(|at| (at ^ seed).to_le_bytes()[0] | 1).collect()
             })
             .collect();
-        let mut model = Model { memory: vec![0; REGION_BYTES as usize], used: Vec::new(), is_broken: false };
+        let mut model = Model { memory: vec![0; REGION_LEN], used: Vec::new(), is_broken: false };
         let merges = self.features.contains(Features::MERGEABLE);
         let delivered = frames.iter().filter(|frame| model.deliver(frame, waiting, merges)).count();
         let asked: Vec<_> = frames.iter().map(|frame| Frame::whole(Segment::of(frame), 0)).collect();
         assert_eq!(self.guest.lane.enqueue(&asked), delivered);
-        let memory = self.guest.read(BUFFERS_AT, REGION_BYTES as usize);
+        let memory = self.guest.read(BUFFERS_AT, REGION_LEN);
         assert!(memory == model.memory, "the buffers differ");
         self.check_used(model.used, model.is_broken);
     }
@@ -289,19 +291,24 @@ impl Model {
                 return false;
             }
         }
-        bytes[10] = u8::try_from(count).unwrap();
+        bytes[10] = u8::try_from(count).expect("at most 16 chains");
         let mut rest = bytes.iter();
         for (head, segments) in &waiting.chains[first..first + count] {
             let mut written = 0;
             for at in segments.iter().flat_map(|&(at, len)| at..at + len as u64) {
                 let Some(byte) = rest.next() else { break };
-                self.memory[(at - BUFFERS_AT) as usize] = *byte;
+                self.memory[place_of(at)] = *byte;
                 written += 1;
             }
             self.used.push((u32::from(*head), written));
         }
         true
     }
+}
+
+/// Where the byte at a guest address is in the region of buffers.
+fn place_of(address: u64) -> usize {
+    usize::try_from(address - BUFFERS_AT).expect("an address that was translated")
 }
 
 fn table_at(table: u8) -> u64 {
@@ -313,6 +320,6 @@ fn pattern(at: u64) -> u8 {
     match at % 64 {
         0 => u8::from(at % 1024 == 0),
         1..12 => 0,
-        place => (at / 64 ^ place).to_le_bytes()[0],
+        place => ((at / 64) ^ place).to_le_bytes()[0],
     }
 }
