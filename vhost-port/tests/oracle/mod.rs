@@ -318,7 +318,7 @@ fn table_at(table: u8) -> u64 {
 /// Byte of a transmit buffer: now and then one that asks for something, if a header begins with it.
 fn pattern(at: u64) -> u8 {
     match at % 64 {
-        0 => u8::from(at % 1024 == 0),
+        0 => u8::from(at.is_multiple_of(1024)),
         1..12 => 0,
         place => ((at / 64) ^ place).to_le_bytes()[0],
     }
