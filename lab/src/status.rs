@@ -111,11 +111,17 @@ pub struct Endpoint {
     pub epoch: u32,
     /// Buffers it holds.
     pub held: u64,
-    /// Packets lent to it.
+    /// References that it has, as an observer.
+    #[serde(default)]
+    pub references: u64,
+    /// References of its that ended because their time was up.
+    #[serde(default)]
+    pub references_expired: u64,
+    /// Packets lent or shown to it.
     pub received: u64,
     /// Packets it gave back.
     pub returned: u64,
-    /// Packets that it sent on and that were dropped, by reason.
+    /// Packets not lent or shown to it, lost with it, or dropped when it sent them on, by reason.
     #[serde(default)]
     pub drops: BTreeMap<String, u64>,
     /// Violations by name.
@@ -138,6 +144,9 @@ pub struct Buffers {
     pub endpoints: BTreeMap<String, u64>,
     /// Waiting for proof that their holder is gone.
     pub quarantined: u64,
+    /// Done with, but for observers that still look at them.
+    #[serde(default)]
+    pub pinned: u64,
     /// What the terms add up to.
     pub sum: u64,
 }
@@ -146,7 +155,8 @@ impl Buffers {
     /// The sum of the terms, added up here.
     #[must_use]
     pub fn accounted(&self) -> u64 {
-        self.pool + self.pmd + self.lcore + self.endpoints.values().sum::<u64>() + self.quarantined
+        let held: u64 = self.endpoints.values().sum();
+        self.pool + self.pmd + self.lcore + held + self.quarantined + self.pinned
     }
 }
 

@@ -81,6 +81,15 @@ pub struct Pins {
     pub ms_max: u16,
 }
 
+impl Pins {
+    /// How many of the references each of so many lcores may bring: an equal part, and at least one.
+    #[must_use]
+    pub fn buffers_of_lcore(self, lcores: usize) -> u16 {
+        let lcores = u16::try_from(lcores).unwrap_or(u16::MAX).max(1);
+        (self.buffers_max / lcores).max(1)
+    }
+}
+
 /// The access of an owner with what belongs to it.
 pub(crate) struct Grant {
     pub(crate) access: Access,

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use toml_edit::Document;
 
+use crate::access::Pins;
 use crate::book::Book;
 use crate::chain::Chain;
 use crate::cursor::Cursor;
@@ -261,6 +262,15 @@ impl Config {
             EndpointListing { endpoint, owner, owner_name, position, domain, region, name }
         };
         (0..).zip(&own).map(listing).collect()
+    }
+
+    /// How many references the endpoints of an owner may have, if it observes by reference.
+    #[must_use]
+    pub fn pins(&self, owner: Owner) -> Option<Pins> {
+        match owner {
+            Owner::Vm(id) => self.vms.get(id.index())?.pins,
+            Owner::Process(id) => self.processes.get(id.index())?.pins,
+        }
     }
 
     /// What each domain needs at least, in the order of their ids: the declared ones, then the hidden ones.

@@ -229,7 +229,8 @@ fn control_hugepages(config: &Config, endpoints: &[EndpointListing<'_>], lcores:
 }
 
 /// Size of a control area in layout version 1: header, tables, guest words, and for each endpoint and
-/// lcore a ring each way; both sections in whole pages, the whole a power of two.
+/// lcore a ring each way, and of an observer a word for each reference; both sections in whole pages, the whole a power
+/// of two.
 fn control_bytes<'e>(
     config: &Config,
     endpoints: impl Iterator<Item = &'e EndpointListing<'e>>,
@@ -242,7 +243,11 @@ fn control_bytes<'e>(
         let slots_to_guest = u64::from(endpoint.ring_slots);
         let slots_to_host = u64::from(endpoint.ring_slots.max(endpoint.quota_buffers.next_power_of_two()));
         let targets = config.services[endpoint.service.index()].may_target.len() as u64;
-        host_bytes += 128 + targets * 32 + lcores * (2 * 64 + COUNTER_LINES_BYTES + slots_to_guest * 16);
+        let references =
+            config.pins(listing.owner).map_or(0, |pins| pins.buffers_of_lcore(config.switch.lcores.len()));
+        let words_bytes = (u64::from(references) * 4).next_multiple_of(128);
+        host_bytes += 128 + targets * 32;
+        host_bytes += lcores * (2 * 64 + COUNTER_LINES_BYTES + slots_to_guest * 16 + words_bytes);
         guest_bytes += 512 + lcores * (COUNTER_LINES_BYTES + slots_to_host * 16);
     }
     let bytes = u64::next_multiple_of(host_bytes, 4096) + u64::next_multiple_of(guest_bytes, 4096);

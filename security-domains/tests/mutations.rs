@@ -6,7 +6,7 @@ const EXAMPLES: [&str; 4] = [
     include_str!("../examples/demo.toml"),
     include_str!("../examples/process-forwarder.toml"),
     include_str!("../examples/two-tenants.toml"),
-    include_str!("edges.toml"),
+    include_str!("../examples/edges.toml"),
 ];
 
 /// Pieces that are likely to break something where they land.

@@ -37,7 +37,7 @@ fn the_schema_knows_every_key_of_the_examples() {
         include_str!("../examples/demo.toml"),
         include_str!("../examples/process-forwarder.toml"),
         include_str!("../examples/two-tenants.toml"),
-        include_str!("edges.toml"),
+        include_str!("../examples/edges.toml"),
     ] {
         let document = toml_edit::Document::parse(text).unwrap();
         for (key, item) in document.as_table() {

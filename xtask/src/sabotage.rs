@@ -185,6 +185,12 @@ pub const ALL: &[Sabotage] = &[
     },
     Sabotage {
         package: "host-switch",
+        feature: "sabotage-observer-writable",
+        build: LIB,
+        test: "an_observer_gets_a_region_that_it_cannot_write",
+    },
+    Sabotage {
+        package: "host-switch",
         feature: "sabotage-vm-uid",
         build: Build::Test(&["--test", "cli_users"]),
         test: "a_process_with_the_user_of_one_vm_opens_nothing_of_another",

@@ -66,7 +66,13 @@ impl OwnerMemory {
     /// # Errors
     /// If an observer's region cannot be opened for reading.
     pub fn new(plan: &OwnerPlan, area: ControlArea, region: Arc<Region>) -> std::io::Result<Self> {
-        let reader = plan.read_only.then(|| region.memory().reader()).transpose()?;
+        let reader = || {
+            if cfg!(feature = "sabotage-observer-writable") {
+                return region.memory().fd().try_clone_to_owned();
+            }
+            region.memory().reader()
+        };
+        let reader = plan.read_only.then(reader).transpose()?;
         Ok(Self { area, region, reader })
     }
 

@@ -5,7 +5,6 @@
 mod area;
 mod edge;
 mod forward;
-mod later;
 mod policy;
 mod port;
 
@@ -38,14 +37,6 @@ pub enum PlanError {
         owner: String,
         /// Which rule.
         source: AreaError,
-    },
-    /// Something that this version reads and cannot carry out.
-    #[error("{place}: this version has no {what} yet")]
-    NotBuilt {
-        /// Where the config asks for it.
-        place: String,
-        /// What it is.
-        what: String,
     },
     /// A limit of packets that could lie in several regions.
     #[error(
@@ -123,7 +114,6 @@ impl Plan {
     /// # Errors
     /// If the config asks for more than the layout or the forwarding can express.
     pub fn new(config: &Config, flow_seed: u64) -> Result<Self, PlanError> {
-        later::refuse(config)?;
         let forwarding = Arc::new(forward::forwarding(config, flow_seed)?);
         let plan = Self {
             lcores: lcores(config),
@@ -255,12 +245,9 @@ fn endpoints(config: &Config) -> Vec<EndpointPlan> {
 /// What an observer of its domain's region may have references to: its lcores share them, and each brings at least
 /// one.
 fn references(config: &Config, listing: &EndpointListing<'_>) -> Option<ReferenceSpec> {
-    let pins = match listing.owner {
-        Owner::Vm(id) => config.vms[id.index()].pins,
-        Owner::Process(id) => config.processes[id.index()].pins,
-    }?;
-    let lcores = u16::try_from(config.switch.lcores.len()).unwrap_or(u16::MAX);
-    Some(ReferenceSpec { count: (pins.buffers_max / lcores.max(1)).max(1), lifetime_ms: pins.ms_max })
+    let pins = config.pins(listing.owner)?;
+    let count = pins.buffers_of_lcore(config.switch.lcores.len());
+    Some(ReferenceSpec { count, lifetime_ms: pins.ms_max })
 }
 
 fn client_kind(owner: Owner) -> ClientKind {

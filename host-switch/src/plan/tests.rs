@@ -1,5 +1,6 @@
 //! What the plan of a config says.
 
+use shm_ring::area::RegionGeometry;
 use switch_core::ids::{DomainId, EndpointId, PortId};
 
 use super::*;
@@ -68,28 +69,35 @@ fn plan() -> Plan {
     Plan::new(&config, 1).unwrap()
 }
 
-/// What the plan of a changed config refuses.
-fn refused(old: &str, new: &str) -> String {
-    assert_eq!(CHAIN_OF_TWO.matches(old).count(), 1, "{old}");
-    let text = CHAIN_OF_TWO.replace(old, new);
-    let config = security_domains::parse(&text, "test.toml").unwrap_or_else(|findings| panic!("{findings}"));
-    Plan::new(&config, 1).unwrap_err().to_string()
-}
-
 #[test]
-fn refuses_by_name_what_the_datapath_cannot_do() {
+fn an_observer_has_references_or_copies_as_its_access_says() {
     let pages = "pages = \"hugetlb-or-plain\"";
     let observer = format!(
         "{pages}\n[[service]]\nname = \"ids\"\n[[process]]\nname = \"ids0\"\ndomain = \"blue\"\n\
-         access = \"observer\"\n[[process.endpoint]]\nservice = \"ids\""
+         access = \"observer\"\npinned_buffers_max = 101\npinned_ms_max = 7\n[[process.endpoint]]\nservice = \"ids\""
     );
-    let message = "process[ids0].access: this version has no access \"observer\" yet";
-    assert_eq!(refused(pages, &observer), message);
+    let planned = |observer: &str| {
+        let config = security_domains::parse(&CHAIN_OF_TWO.replace(pages, observer), "test.toml")
+            .unwrap_or_else(|findings| panic!("{findings}"));
+        let plan = Plan::new(&config, 1).unwrap();
+        let observes = |endpoint: &&EndpointPlan| endpoint.datapath.observes;
+        let one = plan.endpoints.iter().find(observes).unwrap().datapath;
+        let area = plan
+            .owners
+            .iter()
+            .find(|owner| owner.name == "ids0")
+            .unwrap()
+            .area(RegionGeometry::fit(8 << 20, 2368, 0).unwrap());
+        (one.domain, one.references, area.access, area.endpoints[0].references)
+    };
+    // Two lcores share them.
+    let references = ReferenceSpec { count: 50, lifetime_ms: 7 };
+    assert_eq!(planned(&observer), (DomainId(0), Some(references), 1, 50));
+    let fewer = observer.replace("101", "1");
+    assert_eq!(planned(&fewer).1.unwrap().count, 1, "each lcore brings one");
     let copies = observer.replace("\"observer\"", "\"copy-observer\"");
-    let config = security_domains::parse(&CHAIN_OF_TWO.replace(pages, &copies), "test.toml")
-        .unwrap_or_else(|findings| panic!("{findings}"));
-    let observes = |endpoint: &EndpointPlan| endpoint.datapath.observes;
-    assert_eq!(Plan::new(&config, 1).unwrap().endpoints.into_iter().filter(observes).count(), 1);
+    let copies = copies.replace("pinned_buffers_max = 101\npinned_ms_max = 7\n", "");
+    assert_eq!(planned(&copies), (DomainId(1), None, 0, 0));
 }
 
 #[test]

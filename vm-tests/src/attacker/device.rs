@@ -108,7 +108,7 @@ fn dial(path: &Path) -> io::Result<OwnedFd> {
 }
 
 /// Says hello until the switch has noticed that an earlier life is over: the connection, control area and region.
-fn hello(socket: &Path, name: &str) -> io::Result<(OwnedFd, [OwnedFd; 2])> {
+pub(super) fn hello(socket: &Path, name: &str) -> io::Result<(OwnedFd, [OwnedFd; 2])> {
     let hello = format!(r#"{{"netvm":1,"hello":"process","name":"{name}"}}"#);
     let mut said = String::new();
     for _ in 0..500 {

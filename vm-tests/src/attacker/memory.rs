@@ -9,7 +9,7 @@ use std::os::fd::BorrowedFd;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
+use rustix::mm::{MapFlags, MprotectFlags, ProtFlags, mmap, mprotect, munmap};
 
 /// A page, the unit of searching.
 pub const PAGE_BYTES: usize = 4096;
@@ -47,6 +47,28 @@ impl Memory {
         let base = unsafe { mmap(std::ptr::null_mut(), bytes, protection, MapFlags::SHARED, file, 0) }?;
         let base = NonNull::new(base.cast::<u8>()).ok_or(io::ErrorKind::AddrNotAvailable)?;
         Ok(Self { base, bytes, writable: protection.contains(ProtFlags::WRITE) })
+    }
+
+    /// Whether it was mapped to be written.
+    #[must_use]
+    pub fn is_writable(&self) -> bool {
+        self.writable
+    }
+
+    /// Where it is mapped.
+    #[must_use]
+    pub fn address(&self) -> u64 {
+        self.base.addr().get() as u64
+    }
+
+    /// Asks the kernel for the right to write it after all.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn allow_writes(&self) -> io::Result<()> {
+        let both = MprotectFlags::READ | MprotectFlags::WRITE;
+        // SAFETY: exactly the mapping made in `map_with`; more rights invalidate no reference into it.
+        Ok(unsafe { mprotect(self.base.as_ptr().cast(), self.bytes, both) }?)
     }
 
     /// Its length.

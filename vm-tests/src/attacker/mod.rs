@@ -12,9 +12,11 @@
 //! | `seat` | where everything of one endpoint lies |
 //! | `session` | an attach, with what was lent in it |
 //! | `siege` | the rounds |
+//! | `deface` | what an observer must not be able to do |
 //! | `handshake`, `descriptors`, `edges`, `races`, `scribbles`, `holes`, `messages`, `canary` | the attacks |
 
 pub mod canary;
+pub mod deface;
 mod descriptors;
 pub mod device;
 pub mod edges;

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use clap::Parser;
 use vm_tests::attacker::canary::Canary;
+use vm_tests::attacker::deface;
 use vm_tests::attacker::device::Device;
 use vm_tests::attacker::edges::Edge;
 use vm_tests::attacker::kind::Kind;
@@ -47,12 +48,18 @@ struct Options {
     /// Be one of the lives of an attacker: end when only a new process will be let in again
     #[arg(long, hide = true)]
     life: bool,
+    /// Attack nothing but the region, as an observer that may only read it, once
+    #[arg(long)]
+    deface: bool,
     /// Attack nothing: keep this canary in all memory that it has, as a network function of its domain
     #[arg(long, value_name = "PLACE=HEX")]
     plant: Option<Canary>,
 }
 
 fn run(options: &Options) -> Result<(), String> {
+    if options.deface {
+        return deface(options);
+    }
     let report = match (&options.socket, &options.plant) {
         (Some(_), None) if !options.life => live_again_and_again(options)?,
         _ => match live(options)? {
@@ -66,6 +73,18 @@ fn run(options: &Options) -> Result<(), String> {
     } else {
         println!("{report:#?}");
     }
+    Ok(())
+}
+
+/// Tries to write the region of an observer, and says what came of it.
+fn deface(options: &Options) -> Result<(), String> {
+    let report = match (&options.socket, &options.name) {
+        (Some(socket), Some(name)) => deface::in_process(socket, name),
+        _ => deface::in_guest(),
+    };
+    let report = report.map_err(|err| err.to_string())?;
+    let line = serde_json::to_string(&report).map_err(|err| err.to_string())?;
+    println!("attacker: {line}");
     Ok(())
 }
 

@@ -1,9 +1,9 @@
 //! The memory of a VM, as the switch hands it out.
 
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd as _, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
+use rustix::fs::{MemfdFlags, Mode, OFlags, ftruncate, memfd_create};
 use rustix::io::Errno;
 use shm_ring::area::{AreaLayout, RegionGeometry};
 
@@ -133,7 +133,12 @@ pub fn stand_in(plan: &Plan, vm: &str) -> Result<Vec<SharedArea>, Failure> {
         ftruncate(&fd, bytes)?;
         Ok(fd)
     };
-    let mut areas = areas(&granted, [memory(granted.control_bytes)?, memory(granted.region_bytes)?]);
+    let mut region = memory(granted.region_bytes)?;
+    if granted.read_only {
+        let path = format!("/proc/self/fd/{}", region.as_raw_fd());
+        region = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    }
+    let mut areas = areas(&granted, [memory(granted.control_bytes)?, region]);
     for (area, path) in areas.iter_mut().zip([&owner.path, &domain.path]) {
         area.path.clone_from(path);
     }

@@ -9,7 +9,8 @@ use std::ptr::NonNull;
 use std::sync::atomic::AtomicU32;
 use std::time::{Duration, Instant};
 
-use rustix::mm::{MapFlags, ProtFlags, mmap};
+use rustix::io::Errno;
+use rustix::mm::{MapFlags, MprotectFlags, ProtFlags, mmap, mprotect};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use shm_ring::area::GuestArea;
 use shm_ring::attach::{Ask, HostPhase, Refusal};
@@ -310,6 +311,44 @@ fn attach(endpoint: &GuestEndpoint<'_>, nonce: u64) -> u32 {
     let Answer::Epoch(epoch) = answer_of(endpoint, nonce) else { panic!("refused") };
     endpoint.confirm(epoch);
     epoch
+}
+
+/// "fwd0" observes what another forwards.
+const OBSERVER: &str = r#"
+[[service]]
+name = "ids"
+[[process]]
+name = "fwd0"
+domain = "blue"
+access = "observer"
+[[process.endpoint]]
+service = "ids"
+[[process]]
+name = "fwd1"
+domain = "blue"
+[[process.endpoint]]
+service = "forwarder"
+"#;
+
+#[test]
+fn an_observer_gets_a_region_that_it_cannot_write() {
+    let lab = Lab::with(ClientKind::Process, OBSERVER, &[], "observer");
+    let (_socket, answer) = lab.say_hello("fwd0");
+    let Received::Message { bytes, fds } = answer else { panic!("{answer:?}") };
+    let Said::Ok(granted) = Reply::parse(&bytes).unwrap() else { panic!("{bytes:?}") };
+    assert!(granted.read_only);
+    let (region_bytes, region) = (usize::try_from(granted.region_bytes).unwrap(), &fds[1]);
+    let map = |protection| {
+        // SAFETY: a new mapping, which nobody uses.
+        unsafe { mmap(std::ptr::null_mut(), region_bytes, protection, MapFlags::SHARED, region, 0) }
+    };
+    assert_eq!(map(ProtFlags::READ | ProtFlags::WRITE).unwrap_err(), Errno::ACCESS);
+    let mapped = map(ProtFlags::READ).unwrap();
+    // SAFETY: the mapping made above, which nobody uses.
+    let more = unsafe { mprotect(mapped, region_bytes, MprotectFlags::READ | MprotectFlags::WRITE) };
+    assert_eq!(more.unwrap_err(), Errno::ACCESS);
+    assert_eq!(rustix::io::pwrite(region, &[1], 64).unwrap_err(), Errno::BADF);
+    lab.end();
 }
 
 #[test]
