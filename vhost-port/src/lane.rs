@@ -113,9 +113,6 @@ impl Lane {
         let (first, count) = (*turn, pairs.len());
         for at in (first..count).chain(0..first) {
             let Some(queue) = pairs[at].transmit.as_mut().filter(|queue| queue.is_usable()) else { continue };
-            if queue.is_replaying() {
-                queue.end_replay(subscription.report(2 * (subscription.lane() + at * *lanes) + 1));
-            }
             let mut work = Work {
                 ring: &mut queue.ring,
                 chains,
@@ -156,13 +153,8 @@ impl Lane {
 
     #[inline(always)]
     fn put(&mut self, at: usize, frames: &[Frame<'_>], burst: &mut Burst) {
-        let Self { setup: Some(setup), pairs, chains, counters, subscription, lanes, .. } = self else {
-            return;
-        };
+        let Self { setup: Some(setup), pairs, chains, counters, .. } = self else { return };
         let Some(queue) = &mut pairs[at].receive else { return };
-        if queue.is_replaying() {
-            queue.end_replay(subscription.report(2 * (subscription.lane() + at * *lanes)));
-        }
         let mut work = Work {
             ring: &mut queue.ring,
             chains,
@@ -252,10 +244,10 @@ impl Lane {
         for (at, pair) in self.pairs.iter().enumerate() {
             let number = 2 * self.pair_number(at);
             if let Some(queue) = &pair.receive {
-                self.subscription.report(number).set_next_available(queue.next_available());
+                self.subscription.report(number).set_next_available(queue.ring.next_avail());
             }
             if let Some(queue) = &pair.transmit {
-                self.subscription.report(number + 1).set_next_available(queue.next_available());
+                self.subscription.report(number + 1).set_next_available(queue.ring.next_avail());
             }
         }
     }

@@ -42,7 +42,6 @@ pub mod notifier;
 pub mod publication;
 mod queue;
 pub mod refusal;
-mod replay;
 mod requests;
 pub mod resubmit;
 mod ring_claim;

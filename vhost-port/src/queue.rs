@@ -9,7 +9,6 @@ use crate::lane_counters::LaneCounters;
 use crate::memory::GuestMemory;
 use crate::notifier::Bell;
 use crate::publication::QueueReport;
-use crate::replay::Replay;
 use crate::ring_fault::RingFault;
 use crate::setup::DeviceSetup;
 use crate::vring::{RingParts, Vring};
@@ -48,8 +47,6 @@ pub(crate) struct Queue<W> {
     /// What the driver did wrong: nothing more is read or written then.
     pub broken: Option<RingFault>,
     pub call: Option<Arc<Bell>>,
-    /// What an earlier backend left behind, while `ring` serves that.
-    replay: Option<Replay>,
 }
 
 impl<W> Queue<W> {
@@ -62,7 +59,7 @@ impl<W> Queue<W> {
             descriptors: new.descriptors,
             avail: new.available,
             used: new.used,
-            next_avail: old.as_ref().map_or(new.next_available, Self::next_available),
+            next_avail: old.as_ref().map_or(new.next_available, |old| old.ring.next_avail()),
             event_index: setup.features.has(Features::EVENT_INDEX),
             // Of an earlier backend: only when the queue starts, or while they are not all served.
             first_avail: new
@@ -71,12 +68,10 @@ impl<W> Queue<W> {
                 .filter(|_| old.as_ref().is_none_or(|old| old.ring.is_before_drivers()))
                 .map(|resubmit| (resubmit.ring(), resubmit.end())),
         };
-        let left_behind = old.as_ref().map_or_else(|| new.resubmit.to_vec(), Self::left_behind);
-        let replay = (!left_behind.is_empty()).then(|| Replay::begin(&left_behind, parts));
         let next_used = old.as_ref().map(|old| old.ring.next_used());
         // SAFETY: control has checked size, alignment and full length of each ring against `setup.memory`
-        // (`QueueSetup`), and who keeps the queue keeps the setup and the replay. All access is by pointer.
-        let ring = unsafe { Vring::take_up(replay.as_ref().map_or(parts, Replay::parts), next_used) };
+        // (`QueueSetup`), and who keeps the queue keeps the setup. All access is by pointer.
+        let ring = unsafe { Vring::take_up(parts, next_used) };
         Some(Self {
             start: new.start,
             ring,
@@ -85,34 +80,7 @@ impl<W> Queue<W> {
             is_enabled: new.is_enabled,
             broken: old.and_then(|old| old.broken),
             call: new.call.clone(),
-            replay,
         })
-    }
-
-    /// Where to go on in the guest's available ring.
-    pub(crate) fn next_available(&self) -> u16 {
-        self.replay.as_ref().map_or(self.ring.next_avail(), |replay| replay.after().next_avail)
-    }
-
-    /// What an earlier backend left behind and is not served yet.
-    fn left_behind(&self) -> Vec<u16> {
-        self.replay.as_ref().map(|replay| replay.rest(self.ring.next_avail())).unwrap_or_default()
-    }
-
-    /// Whether there is something that an earlier backend left behind.
-    #[inline(always)]
-    pub(crate) fn is_replaying(&self) -> bool {
-        self.replay.is_some()
-    }
-
-    /// Goes on with the guest's available ring if all that was left behind is served.
-    #[cold]
-    pub(crate) fn end_replay(&mut self, report: &QueueReport) {
-        if let Some(replay) = self.replay.take_if(|replay| replay.rest(self.ring.next_avail()).is_empty()) {
-            // SAFETY: as in `renewed`: these are the parts of the same setup.
-            self.ring = unsafe { Vring::take_up(replay.after(), Some(self.ring.next_used())) };
-            report.set_resubmitted();
-        }
     }
 
     /// Ends the queue until it is started anew.

@@ -73,9 +73,6 @@ pub(crate) struct RingParts {
     pub first_avail: Option<(NonNull<u8>, u16)>,
 }
 
-// SAFETY: addresses of shared memory, valid in every thread; nothing else in it is tied to one.
-unsafe impl Send for RingParts {}
-
 /// One split ring.
 #[derive(Debug)]
 pub(crate) struct Vring {
@@ -89,6 +86,9 @@ pub(crate) struct Vring {
     /// The driver's avail ring, while one of our own comes before it.
     later_avail: Option<NonNull<u8>>,
 }
+
+// SAFETY: addresses of shared mappings, valid in every thread; nothing else in it is tied to one.
+unsafe impl Send for Vring {}
 
 impl Vring {
     /// Takes up a ring and asks for no notifications. It stands where we left it if we say so (`next_used`), and
