@@ -275,7 +275,10 @@ impl Bench<'_> {
         let Some(passage) = passage else { return };
         let given: [RawDesc; BURST] = std::array::from_fn(|_| self.descriptor(from, input));
         let mut descs = given;
-        let passed = self.shard.pass_on(&passage, &LIMITS, self.sequence, &mut descs);
+        let mut passing = self.shard.passing(&passage, &LIMITS, self.sequence);
+        let carried = descs.iter_mut().map_while(|desc| passing.carry(*desc).map(|lent_on| *desc = lent_on));
+        let passed = carried.count();
+        drop(passing);
         for (raw, lent_on) in given.iter().zip(&descs).take(passed) {
             let (desc, onwards) = (raw.unpack(), lent_on.unpack());
             let Some(lent) = self.model.ends(from, &desc) else { panic!("passed on {desc:?} of {from}") };

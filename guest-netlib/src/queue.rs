@@ -29,7 +29,7 @@ use shm_ring::ring::{Consumer, PeerCounterError, Producer};
 use crate::burst::{BURST_PACKETS_MAX, Burst};
 use crate::device::Device;
 use crate::empty::EmptyBuffer;
-use crate::packet::{Held, is_inside};
+use crate::packet::{BurstCheck, Held, is_inside};
 use crate::region::Buffers;
 use crate::shown::{QueueCounters, Shown};
 use crate::view::{View, released};
@@ -179,9 +179,8 @@ impl QueuePair {
         self.flush();
         self.check_attached()?;
         let room = &mut burst.room()[..packets_max.min(BURST_PACKETS_MAX)];
-        let taken = self.take(room)?;
-        let packets = self.keep_packets(&mut room[..taken]);
-        // SAFETY: `keep_packets` has moved to the front what passed the check, and nobody wrote there since.
+        let packets = self.take_packets(room)?;
+        // SAFETY: `take_packets` has moved to the front what passed the check, and nobody wrote there since.
         unsafe { burst.hold(self, packets) };
         self.count_poll(packets);
         Ok(packets)
@@ -244,7 +243,7 @@ impl QueuePair {
         self.flush();
         self.check_attached()?;
         let mut burst = [RawDesc::default(); BURST_PACKETS_MAX];
-        let taken = self.take(&mut burst[..views_max.min(BURST_PACKETS_MAX)])?;
+        let taken = self.take(&mut burst[..views_max.min(BURST_PACKETS_MAX)], |_| ())?;
         let mut views = 0;
         for raw in &burst[..taken] {
             let Desc { code, flags, .. } = raw.unpack();
@@ -333,33 +332,28 @@ impl QueuePair {
         Ok(())
     }
 
+    /// Takes what waits into `room`, shows `look` each descriptor, and returns how many.
     #[inline(always)]
-    fn take(&self, room: &mut [RawDesc]) -> Result<usize, PollError> {
+    fn take(&self, room: &mut [RawDesc], look: impl FnMut(RawDesc)) -> Result<usize, PollError> {
         let mut incoming = self.incoming.borrow_mut();
-        let taken = incoming.take(room)?;
+        let taken = incoming.take_in_place(room.len())?.copy_out(room, look);
         if taken > 0 {
             incoming.release();
         }
         Ok(taken)
     }
 
-    /// Moves the packets to the front and returns how many; empty buffers are put aside, and a descriptor that
-    /// names no part of the region is a fault that the next poll reports.
+    /// As [`QueuePair::take`]; how many packets are in front of `room` then. Empty buffers are put aside, and a
+    /// descriptor that names no part of the region is a fault that the next poll reports.
     #[inline(always)]
-    fn keep_packets(&self, taken: &mut [RawDesc]) -> usize {
+    fn take_packets(&self, room: &mut [RawDesc]) -> Result<usize, PollError> {
+        let mut check = BurstCheck::new(self.buffers);
+        let taken = self.take(room, |raw| check.add(raw))?;
         // Nearly always all of them are packets, and nothing is to be moved.
-        let is_packet = |raw: &RawDesc| {
-            let Desc { code, flags, .. } = raw.unpack();
-            // Not `&&`: one branch for the burst instead of three for each packet.
-            (code == Kind::Packet as u8) & (flags == 0) & is_inside(self.buffers, *raw)
-        };
-        if taken.iter().fold(true, |all, raw| all & is_packet(raw)) {
-            return taken.len();
-        }
-        self.sort_out(taken)
+        if check.are_packets() { Ok(taken) } else { Ok(self.sort_out(&mut room[..taken])) }
     }
 
-    /// As [`QueuePair::keep_packets`], for a burst that does not hold packets only.
+    /// Moves the packets of a burst that does not hold packets only to the front; how many.
     #[cold]
     fn sort_out(&self, taken: &mut [RawDesc]) -> usize {
         let mut packets = 0;

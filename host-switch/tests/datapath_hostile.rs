@@ -73,11 +73,13 @@ fn descriptors_rewritten_behind_the_copy_change_nothing() {
     let lab = endless(1, |_| {});
     let ring = lab.guest_area().endpoint(0).pair(0).unwrap().guest_to_host;
     let (count, counted) = std::sync::mpsc::channel();
-    hook::at(Moment::DescriptorsCopied, lab.regions[0].mapping(), move |_| {
-        // Every slot of the ring, also those just read; nothing of it is published.
-        let scribe = Producer::new(ring, None);
+    let mut read: u32 = 0;
+    hook::at(Moment::DescriptorCopied, lab.regions[0].mapping(), move |_| {
+        // The slot just read: the host reads one after the other. Nothing of it is published.
+        let scribe = Producer::resume(ring, None, read);
         let lie = Desc { buffer_index: 0, data_len_bytes: u16::MAX, ..RawDesc::default().unpack() }.pack();
-        while scribe.stage(lie) {}
+        assert!(scribe.room(1).unwrap() > 0 && scribe.stage(lie));
+        read = read.wrapping_add(1);
         count.send(()).unwrap();
     });
     lab.attach(0);
@@ -85,7 +87,7 @@ fn descriptors_rewritten_behind_the_copy_change_nothing() {
     let honest = Guest::run(move || {
         let lent = hands.take();
         hands.give(lent.into_iter().map(|desc| verdict(desc, Verdict::Next)));
-        // In step with the host, whose test rewrites the whole ring in between.
+        // In step with the host, whose test rewrites what it has read.
         while hands.to_host.room(ring.slot_count()).unwrap() < ring.slot_count() {
             std::thread::yield_now();
         }
@@ -93,7 +95,7 @@ fn descriptors_rewritten_behind_the_copy_change_nothing() {
     let counters =
         lab.wait_until("packets came back", |counters| counters.endpoints[0].packets.returned > 10_000);
     drop(honest);
-    assert!(counted.try_iter().count() > 10_000 / 64, "the hook was called for each burst");
+    assert!(counted.try_iter().count() > 10_000, "the hook was called for each descriptor");
     assert_eq!(counters.endpoints[0].packets.faults.total(), 0);
     lab.assert_conserved();
     lab.assert_nothing_vanished();

@@ -412,7 +412,8 @@ impl Slot {
 
     /// Copies both words, each read once. Relaxed: what found the slot published ordered this after it.
     #[inline(always)]
-    pub(crate) fn load(&self) -> RawDesc {
+    #[must_use]
+    pub fn load(&self) -> RawDesc {
         #[cfg(loom)]
         self.turn.with(|_| ());
         RawDesc { word0: self.word0.load(Ordering::Relaxed), word1: self.word1.load(Ordering::Relaxed) }

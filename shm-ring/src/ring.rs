@@ -182,21 +182,50 @@ impl<'area> Producer<'area> {
         true
     }
 
-    /// Writes as many descriptors as there is room for by the last [`Producer::room`]; how many. The peer does
-    /// not see them before [`Producer::publish`].
-    #[inline]
-    pub fn stage_burst(&self, descs: &[RawDesc]) -> usize {
+    /// Moves descriptors from a batch into this ring, at most `count_max` and as many as there is room for by the
+    /// last [`Producer::room`]; the peer does not see them before [`Producer::publish`].
+    ///
+    /// `read` copies a slot, and `step` says what the copy becomes; the first one that it refuses ends the pass.
+    /// From slot to slot, because a copy in between costs as much again as the pass.
+    #[inline(always)]
+    pub fn pass(
+        &self,
+        batch: &mut Batch<'_>,
+        count_max: u32,
+        read: impl Fn(&Slot) -> RawDesc,
+        mut step: impl FnMut(RawDesc) -> Option<RawDesc>,
+    ) -> Passed {
         let staged = self.staged.get();
         let room = self.room_end.get().wrapping_sub(staged);
-        let count = u32::try_from(descs.len()).unwrap_or(u32::MAX).min(room);
-        // The Release store in `publish` makes them visible. Two plain loops: a chained iterator costs as much
-        // again as the copy.
-        let (to_the_end, from_the_start) = self.ring.slots_from(staged, count as usize);
-        let (first, rest) = descs[..count as usize].split_at(to_the_end.len());
-        to_the_end.iter().zip(first).for_each(|(slot, desc)| slot.store(*desc));
-        from_the_start.iter().zip(rest).for_each(|(slot, desc)| slot.store(*desc));
-        self.staged.set(staged.wrapping_add(count));
-        count as usize
+        let mut left = count_max.min(room) as usize;
+        let mut passed: u32 = 0;
+        let mut refused = None;
+        while left > 0 && refused.is_none() {
+            let free = self.ring.slots_from(staged.wrapping_add(passed), left).0;
+            let full = batch.straight(free.len());
+            if full.is_empty() {
+                break;
+            }
+            let mut moved = 0;
+            for (from, to) in full.iter().zip(free) {
+                moved += 1;
+                let raw = read(from);
+                let Some(next) = step(raw) else {
+                    refused = Some(raw);
+                    break;
+                };
+                // The Release store in `publish` makes both words visible.
+                to.store(next);
+            }
+            batch.skip(moved);
+            left -= moved;
+            #[allow(clippy::cast_possible_truncation, reason = "at most the slots of a ring")]
+            {
+                passed = passed.wrapping_add(moved as u32 - u32::from(refused.is_some()));
+            }
+        }
+        self.staged.set(staged.wrapping_add(passed));
+        Passed { count: passed, refused }
     }
 
     /// Shows all staged descriptors to the peer.
@@ -218,6 +247,78 @@ impl<'area> Producer<'area> {
         // Release: the descriptors staged above, and the journal, become visible before the count.
         // Pairs with the Acquire in `Consumer::pending`.
         self.ring.produced.value.store(staged, ordering!(Release, "sabotage-publish-relaxed"));
+    }
+}
+
+/// What [`Producer::pass`] did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Passed {
+    /// Descriptors staged.
+    pub count: u32,
+    /// The one that was read and not passed on. It is out of the batch.
+    pub refused: Option<RawDesc>,
+}
+
+/// Descriptors taken out of a ring that still lie in its slots, where the peer may rewrite them: each leaves the
+/// batch with the one copy that is made of it.
+#[derive(Debug)]
+pub struct Batch<'area> {
+    to_the_end: &'area [Slot],
+    from_the_start: &'area [Slot],
+}
+
+impl<'area> Batch<'area> {
+    /// Descriptors that were not read yet.
+    #[inline(always)]
+    #[must_use]
+    pub const fn len(&self) -> usize {
+        self.to_the_end.len() + self.from_the_start.len()
+    }
+
+    /// Whether all were read.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Copies the next descriptor with `read`.
+    #[inline(always)]
+    pub fn next_with(&mut self, read: impl Fn(&Slot) -> RawDesc) -> Option<RawDesc> {
+        let raw = read(self.straight(1).first()?);
+        self.skip(1);
+        Some(raw)
+    }
+
+    /// Copies as many descriptors as fit into `burst`, and shows `look` each copy; how many.
+    #[inline(always)]
+    pub fn copy_out(self, burst: &mut [RawDesc], mut look: impl FnMut(RawDesc)) -> usize {
+        let mut copy = |slot: &Slot, raw: &mut RawDesc| {
+            let copied = slot.load();
+            look(copied);
+            *raw = copied;
+        };
+        // Two plain loops: a chained iterator costs as much again as the copy.
+        let count = self.len().min(burst.len());
+        let (first, rest) = burst.split_at_mut(self.to_the_end.len().min(burst.len()));
+        self.to_the_end.iter().zip(first).for_each(|(slot, raw)| copy(slot, raw));
+        self.from_the_start.iter().zip(rest).for_each(|(slot, raw)| copy(slot, raw));
+        count
+    }
+
+    /// The next slots that lie in a row, at most `count_max`; none only at the end.
+    #[inline(always)]
+    fn straight(&mut self, count_max: usize) -> &'area [Slot] {
+        if self.to_the_end.is_empty() {
+            self.to_the_end = core::mem::take(&mut self.from_the_start);
+        }
+        &self.to_the_end[..count_max.min(self.to_the_end.len())]
+    }
+
+    /// Leaves out slots of the row in front.
+    #[inline(always)]
+    fn skip(&mut self, count: usize) {
+        self.to_the_end = self.to_the_end.get(count..).unwrap_or_default();
     }
 }
 
@@ -282,27 +383,21 @@ impl<'area> Consumer<'area> {
     /// As [`Consumer::pending`]; nothing is taken then.
     #[inline]
     pub fn take(&mut self, burst: &mut [RawDesc]) -> Result<usize, PeerCounterError> {
-        let wanted = u32::try_from(burst.len()).unwrap_or(u32::MAX);
-        let known = self.known_or_refreshed(wanted)?;
-        let count = wanted.min(known) as usize;
-        // The Acquire of the count ordered the loads after it.
-        let (to_the_end, from_the_start) = self.ring.slots_from(self.taken, count);
-        let (first, rest) = burst[..count].split_at_mut(to_the_end.len());
-        to_the_end.iter().zip(first).for_each(|(slot, raw)| *raw = slot.load());
-        from_the_start.iter().zip(rest).for_each(|(slot, raw)| *raw = slot.load());
-        self.taken = self.taken.wrapping_add(wanted.min(known));
-        Ok(count)
+        Ok(self.take_in_place(burst.len())?.copy_out(burst, |_| ()))
     }
 
-    /// Reads the slots of the last `burst` descriptors again: what no reader must ever do.
-    #[cfg(feature = "double-read")]
-    pub fn take_again(&mut self, burst: &mut [RawDesc]) {
-        let count = u32::try_from(burst.len()).unwrap_or(u32::MAX);
-        self.taken = self.taken.wrapping_sub(count);
-        let (to_the_end, from_the_start) = self.ring.slots_from(self.taken, burst.len());
-        let slots = to_the_end.iter().chain(from_the_start);
-        slots.zip(burst).for_each(|(slot, raw)| *raw = slot.load());
+    /// As [`Consumer::take`], but leaves the descriptors in their slots, to be read where they lie: at most
+    /// `count_max`. Read each once, and [`Consumer::release`] only behind the last.
+    ///
+    /// # Errors
+    /// As [`Consumer::pending`]; nothing is taken then.
+    #[inline]
+    pub fn take_in_place(&mut self, count_max: usize) -> Result<Batch<'area>, PeerCounterError> {
+        let wanted = u32::try_from(count_max).unwrap_or(u32::MAX);
+        let count = wanted.min(self.known_or_refreshed(wanted)?);
+        let (to_the_end, from_the_start) = self.ring.slots_from(self.taken, count as usize);
         self.taken = self.taken.wrapping_add(count);
+        Ok(Batch { to_the_end, from_the_start })
     }
 
     /// Gives the taken slots back to the producer. With a journal: once everything taken is dealt with, since

@@ -2,13 +2,14 @@
 #![cfg(not(loom))]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use proptest::prelude::*;
 use shm_ring::desc::RawDesc;
 use shm_ring::layout::{CounterLine, Slot};
-use shm_ring::ring::{Consumer, PeerCounterError, Producer, RingMemory};
+use shm_ring::ring::{Batch, Consumer, Passed, PeerCounterError, Producer, RingMemory};
 
 /// The shared parts of a ring, both counters at the same value.
 struct Parts {
@@ -162,31 +163,73 @@ fn a_refused_counter_is_an_error_that_names_both_figures() {
     assert_eq!(err.to_string(), "peer claims 9 descriptors pending in a ring of 8 slots");
 }
 
+/// Puts `descs` into a ring that has room for them and takes them out again in place.
+fn batch<'p>(from: &'p Parts, ends: &mut (Producer<'p>, Consumer<'p>), descs: &[RawDesc]) -> Batch<'p> {
+    assert!(ends.0.room(from.ring().slot_count()).is_ok());
+    assert!(descs.iter().all(|desc| ends.0.stage(*desc)));
+    ends.0.publish();
+    ends.1.take_in_place(usize::MAX).unwrap()
+}
+
+/// What a passed descriptor becomes: something else, so that a mere copy is noticed.
+fn lent_on(raw: RawDesc) -> RawDesc {
+    RawDesc { word1: raw.word1 + 1, ..raw }
+}
+
 #[test]
-fn a_burst_staged_across_the_end_of_the_memory_comes_out_in_order() {
-    let parts = Parts::new(64, 0);
-    let (producer, mut consumer) = parts.ends();
-    for start in [0, 40, 80, 120] {
-        let burst: Vec<_> = (start..start + 40).map(desc).collect();
-        assert_eq!(producer.room(40), Ok(64));
-        assert_eq!(producer.stage_burst(&burst), 40);
+fn a_batch_passed_across_the_ends_of_both_memories_comes_out_in_order() {
+    let (from, to) = (Parts::new(64, 0), Parts::new(32, 0));
+    let (mut source, (producer, mut consumer)) = (from.ends(), to.ends());
+    for start in (0..24 * 12).step_by(24) {
+        let descs: Vec<_> = (start..start + 24).map(desc).collect();
+        let mut batch = batch(&from, &mut source, &descs);
+        assert!(producer.room(24).unwrap() >= 24);
+        let passed = producer.pass(&mut batch, 24, Slot::load, |raw| Some(lent_on(raw)));
+        assert_eq!((passed, batch.len()), (Passed { count: 24, refused: None }, 0));
         producer.publish();
-        assert_eq!(take(&mut consumer, 40), burst);
+        source.1.release();
+        let expected: Vec<_> = descs.into_iter().map(lent_on).collect();
+        assert_eq!(take(&mut consumer, 64), expected);
         consumer.release();
     }
 }
 
 #[test]
-fn stages_of_a_burst_what_the_ring_has_room_for_and_not_one_more() {
-    let parts = Parts::new(64, 0);
-    let (producer, mut consumer) = parts.ends();
-    let burst: Vec<_> = (0..65).map(desc).collect();
-    assert_eq!(producer.stage_burst(&burst), 64);
-    assert_eq!(producer.stage_burst(&burst), 0);
+fn passes_what_the_ring_has_room_for_and_leaves_the_rest_unread() {
+    let (from, to) = (Parts::new(64, 0), Parts::new(16, 0));
+    let (mut source, (producer, mut consumer)) = (from.ends(), to.ends());
+    let mut batch = batch(&from, &mut source, &(0..20).map(desc).collect::<Vec<_>>());
+    let pass = |batch: &mut Batch<'_>, count_max| producer.pass(batch, count_max, Slot::load, Some).count;
+    assert_eq!((pass(&mut batch, 5), pass(&mut batch, 64), pass(&mut batch, 64)), (5, 11, 0));
+    assert_eq!(batch.len(), 4);
     producer.publish();
-    assert_eq!(take(&mut consumer, 64), burst[..64]);
-    // Nothing is released yet.
-    assert_eq!(producer.room(1), Ok(0));
+    assert_eq!(take(&mut consumer, 64), (0..16).map(desc).collect::<Vec<_>>());
+    assert_eq!(producer.room(1), Ok(0), "nothing is released yet");
+    consumer.release();
+    assert_eq!(producer.room(1), Ok(16));
+    assert_eq!(pass(&mut batch, 64), 4);
+    producer.publish();
+    assert_eq!(take(&mut consumer, 64), (16..20).map(desc).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_refused_descriptor_ends_the_pass_and_was_read_once() {
+    let (from, to) = (Parts::new(8, 0), Parts::new(8, 0));
+    let (mut source, (producer, mut consumer)) = (from.ends(), to.ends());
+    let mut batch = batch(&from, &mut source, &(0..8).map(desc).collect::<Vec<_>>());
+    let reads = Cell::new(0);
+    let read = |slot: &Slot| {
+        reads.set(reads.get() + 1);
+        slot.load()
+    };
+    let passed = producer.pass(&mut batch, 8, read, |raw| (raw != desc(3)).then_some(raw));
+    assert_eq!(passed, Passed { count: 3, refused: Some(desc(3)) });
+    assert_eq!((reads.get(), batch.len()), (4, 4));
+    assert_eq!(batch.next_with(read), Some(desc(4)));
+    assert_eq!(producer.pass(&mut batch, 8, read, Some), Passed { count: 3, refused: None });
+    assert_eq!((reads.get(), batch.next_with(read)), (8, None));
+    producer.publish();
+    assert_eq!(take(&mut consumer, 8), [0, 1, 2, 5, 6, 7].map(desc));
 }
 
 #[test]

@@ -3,7 +3,7 @@
 //! Two halves that meet in the datapath, and one type that both speak ([`ledger::PacketPath`]):
 //!
 //! - The **ledger**: [`shard::Shard`] says who holds each buffer and is the one place where a descriptor from
-//!   a guest is checked ([`shard::Shard::take_back`], and [`shard::Shard::pass_on`] for packets alike). [`transition`] lists what may become of a buffer and
+//!   a guest is checked ([`shard::Shard::take_back`], and [`shard::Shard::passing`] for packets alike). [`transition`] lists what may become of a buffer and
 //!   what may not, with the reason. [`audit`] counts every state by itself.
 //! - The **forwarding** snapshot: [`forwarding::Forwarding`] says where a packet goes, on arrival and after a
 //!   verdict. It is immutable; control publishes a new one.

@@ -68,7 +68,6 @@ impl Passage {
         let mut entry = LedgerEntry { state, kind, endpoint: from.0, ..LedgerEntry::default() };
         entry.set_path(returned.path);
         let [head, way, ..] = *words(&entry);
-        entry.state = HolderState::Lcore as u8;
         entry.endpoint = to.0;
         entry.set_path(next);
         let way_mask = if by_flow { u64::MAX } else { !FLOW_HASH };
@@ -124,19 +123,22 @@ impl Passage {
             & (len_bytes.wrapping_sub(min) <= max.wrapping_sub(min))
     }
 
-    /// Takes the buffer back and lends it on, in the ledger. Endpoint → Lcore → Endpoint, in the order of the two
-    /// steps: the state leaves the old holder together with everything that names it, in one store of a word,
-    /// which no kill can divide; the new holder's state comes last. See [`LedgerEntry::come_home`] and
-    /// [`crate::shard::Shard::lend`]. Returns the second word of the descriptor for the next holder.
+    /// Takes the buffer back and lends it on, in the ledger. Endpoint → Endpoint, through no state between: the
+    /// ring sequence first, then everything that names the holder in one store of a word, which no kill can
+    /// divide. Returns the second word of the descriptor for the next holder.
+    ///
+    /// A process that takes over after a kill between the two stores finds the old holder with the sequence of
+    /// the new one's ring. The old holder has given the buffer back: that is how it came here, and its return
+    /// was not released yet. So both answers of [`Shard::recover`](crate::shard::Shard::recover) are right: a
+    /// buffer taken for the host's is the host's, and one that seems lent comes back by its return, which is
+    /// read once more.
     #[inline(always)]
     pub(crate) fn carry(&self, entry: &mut LedgerEntry, raw: RawDesc, sequence: u32) -> u64 {
         let generation = raw.word1.wrapping_add(1);
-        words_mut(entry)[0] = self.next_head | generation << GENERATION_SHIFT;
-        // AcqRel, twice: as in `Shard::lend`, no store moves behind or before the state's.
-        compiler_fence(Ordering::AcqRel);
         entry.ring_sequence = sequence;
+        // AcqRel: as in `Shard::lend`, no store moves behind or before the holder's.
         compiler_fence(Ordering::AcqRel);
-        entry.state = HolderState::Endpoint as u8;
+        words_mut(entry)[0] = self.next_head | generation << GENERATION_SHIFT;
         self.lent | generation & GENERATION
     }
 }

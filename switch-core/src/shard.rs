@@ -302,42 +302,21 @@ impl<'f> Shard<'f> {
         Ok(returned)
     }
 
-    /// Takes buffers back and lends them on, for as long as the descriptors in front are packets of `passage`;
-    /// how many those are. Endpoint → Lcore → Endpoint. Their descriptors are replaced in place by the ones for
-    /// the next holder, the first of which goes to `sequence` of its ring; the rest is untouched.
+    /// Begins to take packets of `passage` back and to lend them on; the first of them goes to `sequence` of the
+    /// next holder's ring. Endpoint → Lcore → Endpoint.
     ///
-    /// The checks are those of [`Shard::take_back`], on the same one copy of each descriptor, and the order of
-    /// stores is that of the two steps it replaces. The caller has seen that ring and quota of the next holder
-    /// have room for all of `descs`: [`Shard::quota_left`].
-    #[inline]
+    /// The caller has seen that ring and quota of the next holder have room for all that it will pass on:
+    /// [`Shard::quota_left`].
+    #[inline(always)]
     #[must_use]
-    pub fn pass_on(
-        &mut self,
-        passage: &Passage,
-        limits: &FrameLimits,
-        sequence: u32,
-        descs: &mut [RawDesc],
-    ) -> usize {
-        let (from, to) = (passage.from.index(), passage.to.index());
-        if from >= ENDPOINTS_MAX || to >= ENDPOINTS_MAX {
-            return 0;
-        }
+    pub fn passing<'s>(&'s mut self, passage: &Passage, limits: &FrameLimits, sequence: u32) -> Passing<'s> {
+        let [from, to] = [passage.from, passage.to].map(EndpointId::index);
+        let (first, size) = (self.first, self.size);
+        // Who is nobody's number is lent nothing.
+        let is_known = from < ENDPOINTS_MAX && to < ENDPOINTS_MAX;
+        let entries = if is_known { &mut *self.entries } else { &mut [] };
         let (passage, limits) = (*passage, *limits);
-        let (first, size, entries) = (self.first, self.size, &mut *self.entries);
-        let mut passed: u32 = 0;
-        for desc in &mut *descs {
-            let raw = *desc;
-            let local = index_or_none(raw.unpack().buffer_index, first, size);
-            let Some(entry) = entries.get_mut(local) else { break };
-            if !passage.carries(entry, raw, &limits) {
-                break;
-            }
-            desc.word1 = passage.carry(entry, raw, sequence.wrapping_add(passed));
-            passed += 1;
-        }
-        self.held[from] = self.held[from].saturating_sub(passed);
-        self.held[to] += passed;
-        passed as usize
+        Passing { entries, held: &mut self.held, first, size, passage, limits, sequence, started: sequence }
     }
 
     /// How many more buffers `endpoint` may be lent by its quota, when those come from `giver`.
@@ -459,6 +438,52 @@ impl<'f> Shard<'f> {
     #[must_use]
     pub const fn faults(&self) -> &LedgerFaultCounters {
         &self.faults
+    }
+}
+
+/// Packets of one passage under way, see [`Shard::passing`]. Who holds how many is settled when it is dropped.
+#[derive(Debug)]
+pub struct Passing<'s> {
+    entries: &'s mut [LedgerEntry],
+    held: &'s mut [u32; ENDPOINTS_MAX],
+    first: u32,
+    size: u32,
+    passage: Passage,
+    limits: FrameLimits,
+    /// Where the next one goes in the ring of its next holder.
+    sequence: u32,
+    started: u32,
+}
+
+impl Passing<'_> {
+    /// Takes a buffer back and lends it on, if `raw` names a packet of the passage; the descriptor for the next
+    /// holder. None: nothing has changed, and [`Shard::take_back`] names what is wrong, if anything is.
+    ///
+    /// The checks are those of [`Shard::take_back`], on the same one copy of the descriptor.
+    #[inline(always)]
+    pub fn carry(&mut self, raw: RawDesc) -> Option<RawDesc> {
+        let local = index_or_none(raw.unpack().buffer_index, self.first, self.size);
+        let entry = self.entries.get_mut(local)?;
+        if !self.passage.carries(entry, raw, &self.limits) {
+            return None;
+        }
+        let word1 = self.passage.carry(entry, raw, self.sequence);
+        self.sequence = self.sequence.wrapping_add(1);
+        Some(RawDesc { word1, ..raw })
+    }
+}
+
+impl Drop for Passing<'_> {
+    #[inline(always)]
+    fn drop(&mut self) {
+        let passed = self.sequence.wrapping_sub(self.started);
+        let [from, to] = [self.passage.from, self.passage.to].map(EndpointId::index);
+        if let Some(held) = self.held.get_mut(from) {
+            *held = held.saturating_sub(passed);
+        }
+        if let Some(held) = self.held.get_mut(to) {
+            *held += passed;
+        }
     }
 }
 

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use shm_ring::desc::{Desc, Kind, RawDesc, mark};
-use shm_ring::ring::{Consumer, PeerCounterError, Producer};
+use shm_ring::layout::Slot;
+use shm_ring::ring::{Batch, Consumer, Passed, PeerCounterError, Producer};
 use switch_core::counters::EndpointCounters;
 use switch_core::drop_reason::DropReason;
 use switch_core::frame::FrameLimits;
@@ -173,29 +174,28 @@ impl EndpointLane {
         Ok(())
     }
 
-    /// Lends it the packets of a passage to it that are in front of `descs`, as far as ring and quota have
-    /// room; how many. What is left is to be lent one by one, and is named there if it cannot be.
+    /// Lends it the packets of a passage to it that are in front of `batch`, as far as ring and quota have room.
+    /// What is left is to be lent one by one, and is named there if it cannot be.
     #[inline(always)]
     pub(super) fn pass_on(
         &mut self,
         shard: &mut Shard<'static>,
         passage: &Passage,
         limits: &FrameLimits,
-        descs: &mut [RawDesc],
-    ) -> usize {
-        let Some(pair) = &mut self.pair else { return 0 };
-        let wanted = u32::try_from(descs.len()).unwrap_or(u32::MAX);
+        batch: &mut Batch<'static>,
+        read: impl Fn(&Slot) -> RawDesc,
+    ) -> Passed {
+        let nothing = Passed { count: 0, refused: None };
+        let Some(pair) = &mut self.pair else { return nothing };
+        let wanted = u32::try_from(batch.len()).unwrap_or(u32::MAX);
         // A broken counter is told by the packet that is lent next.
         let room = pair.to_guest.room(wanted).unwrap_or(0);
         let fitting = wanted.min(room).min(shard.quota_left(self.id, passage.giver(), self.quota_buffers));
-        let descs = &mut descs[..fitting as usize];
-        // Crash order as in `lend`; all descriptors of the run behind all its entries.
-        let passed = shard.pass_on(passage, limits, pair.to_guest.next_sequence(), descs);
-        let staged = pair.to_guest.stage_burst(&descs[..passed]);
-        // There was room for all of them.
-        debug_assert_eq!(staged, passed);
-        self.is_staged |= passed > 0;
-        self.counters.lent += passed as u64;
+        // Crash order as in `lend`.
+        let mut passing = shard.passing(passage, limits, pair.to_guest.next_sequence());
+        let passed = pair.to_guest.pass(batch, fitting, read, |raw| passing.carry(raw));
+        self.is_staged |= passed.count > 0;
+        self.counters.lent += u64::from(passed.count);
         passed
     }
 

@@ -7,13 +7,13 @@ use crate::region::Mapping;
 /// Where the host stands between a copy of what a guest may rewrite and the use of that copy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Moment {
-    /// A burst of descriptors was copied out of a ring, and none of them was looked at yet.
-    DescriptorsCopied,
+    /// A descriptor was copied out of a ring, and not looked at yet.
+    DescriptorCopied,
     /// The headers of a frame were judged, and the frame was not copied or sent yet.
     HeadersJudged,
 }
 
-/// What a test does then: it gets the place of the frame in the region, 0 for a burst of descriptors.
+/// What a test does then: it gets the place of the frame in the region, 0 for a descriptor.
 type Act = Box<dyn FnMut(usize) + Send>;
 
 /// Whether the driver of a shared port is full: it gets how many frames wait in each line.

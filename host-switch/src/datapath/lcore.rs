@@ -9,7 +9,6 @@ use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use std::time::Instant;
 
-use shm_ring::desc::RawDesc;
 use switch_core::forwarding::Forwarding;
 use switch_core::header::HeaderCopy;
 use switch_core::ids::{EndpointId, LcoreId};
@@ -73,7 +72,6 @@ pub(super) struct Lcore {
     pub now_ms: u32,
     pub polls: u64,
     pub idle_polls: u64,
-    pub returns: Box<[RawDesc; RETURN_BURST]>,
     pub header: Box<HeaderCopy>,
 }
 

@@ -140,13 +140,17 @@ impl EndpointLane {
 }
 
 /// Takes the references that an observer has given back; how many descriptors were accepted.
-pub(super) fn take_references(route: &mut Route<'_>, position: usize, returns: &[RawDesc]) -> u64 {
+pub(super) fn take_references(
+    route: &mut Route<'_>,
+    position: usize,
+    returns: impl Iterator<Item = RawDesc>,
+) -> u64 {
     let endpoint = &mut route.endpoints[position];
     // Out of the lane meanwhile, since a refusal is counted there.
     let Some(mut lane) = endpoint.references.take() else { return 0 };
     let mut accepted = 0;
     for raw in returns {
-        match lane.give_back(route.shard, *raw) {
+        match lane.give_back(route.shard, raw) {
             Ok(()) => accepted += 1,
             Err(fault) => refuse(endpoint, route.events, fault),
         }

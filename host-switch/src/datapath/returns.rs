@@ -1,6 +1,8 @@
 //! What endpoints give back: checked, and sent on its way.
 
 use shm_ring::desc::{Kind, RawDesc, Verdict};
+use shm_ring::layout::Slot;
+use shm_ring::ring::Passed;
 use switch_core::drop_reason::DropReason;
 use switch_core::fault::DescFault;
 use switch_core::forwarding::{Decision, Forwarding, Step};
@@ -12,10 +14,11 @@ use switch_core::shard::Returned;
 
 use super::domain::{DomainLane, Frame};
 use super::endpoint::{EndpointLane, aux_of};
-use super::lcore::Lcore;
+use super::lcore::{Lcore, RETURN_BURST};
 use super::message::Event;
 use super::references::take_references;
 use super::route::{EventSink, Route, cut_off};
+use crate::region::Mapping;
 
 impl Lcore {
     /// Takes what an endpoint has given back, checks it, and sends each frame on its way.
@@ -23,23 +26,18 @@ impl Lcore {
         let lane = &mut self.endpoints[position];
         let (id, domain) = (lane.id, lane.domain);
         let Some(pair) = &mut lane.pair else { return 0 };
-        let taken = match pair.from_guest.take(&mut self.returns[..]) {
-            Ok(0) => return 0,
-            Ok(taken) => taken,
+        let mut batch = match pair.from_guest.take_in_place(RETURN_BURST) {
+            Ok(batch) if batch.is_empty() => return 0,
+            Ok(batch) => batch,
             Err(error) => {
                 cut_off(lane, &mut self.live, &mut self.events, self.id, error);
                 return 0;
             }
         };
+        let taken = batch.len();
         let DomainLane { cell, state, .. } = &mut self.domains[domain.index()];
-        let returns = &mut self.returns[..taken];
-        #[cfg(feature = "test-hooks")]
-        super::hook::reach(super::hook::Moment::DescriptorsCopied, state.region, 0);
-        #[cfg(feature = "sabotage-double-read")]
-        pair.from_guest.take_again(returns);
-        for raw in &*returns {
-            cell.prefetch(raw.unpack().buffer_index);
-        }
+        let region = state.region;
+        let read = |slot: &Slot| read(slot, region);
         let mut shard = cell.borrow();
         let mut route = Route {
             lcore: self.id,
@@ -56,22 +54,17 @@ impl Lcore {
         let mut last_question = Question::NONE;
         let mut decision = Decision { step: Step::Home, path: PATH_OF_NOTHING };
         let mut passage = None;
-        let mut at = 0;
         if route.endpoints[position].is_served_singly() {
+            let returns = std::iter::from_fn(|| batch.next_with(read));
             accepted = serve_singly(&mut route, position, returns, &self.forwarding, &mut self.header);
-            at = taken;
         }
-        while at < taken {
-            if let Some(passage) = &passage {
-                let passed = route.pass_on(passage, &mut returns[at..]);
-                accepted += passed as u64;
-                at += passed;
-                if at == taken {
-                    break;
-                }
-            }
-            let raw = returns[at];
-            at += 1;
+        loop {
+            let passed = match &passage {
+                Some(passage) => route.pass_on(passage, &mut batch, read),
+                None => Passed { count: 0, refused: None },
+            };
+            accepted += u64::from(passed.count);
+            let Some(raw) = passed.refused.or_else(|| batch.next_with(read)) else { break };
             // Taken apart at once, so that the fields stay in registers.
             let Returned { index, data_offset_bytes, data_len_bytes, kind, verdict, aux, path } =
                 match route.shard.take_back(id, raw, &limits) {
@@ -109,6 +102,21 @@ impl Lcore {
         }
         taken
     }
+}
+
+/// Copies a descriptor out of its slot: the one time that it is read.
+#[inline(always)]
+#[cfg_attr(
+    not(feature = "test-hooks"),
+    expect(unused_variables, reason = "tells a test where the host stands")
+)]
+fn read(slot: &Slot, region: &Mapping) -> RawDesc {
+    let raw = slot.load();
+    #[cfg(feature = "test-hooks")]
+    super::hook::reach(super::hook::Moment::DescriptorCopied, region, 0);
+    #[cfg(feature = "sabotage-double-read")]
+    let raw = slot.load();
+    raw
 }
 
 /// All that [`Forwarding::after`] looks at, of a packet, in two words: equal questions of one burst have equal
@@ -182,7 +190,7 @@ fn made(
 fn serve_singly(
     route: &mut Route<'_>,
     position: usize,
-    returns: &[RawDesc],
+    returns: impl Iterator<Item = RawDesc>,
     forwarding: &Forwarding,
     header: &mut HeaderCopy,
 ) -> u64 {
@@ -193,7 +201,7 @@ fn serve_singly(
     let limits = route.domain.limits;
     let mut accepted = 0;
     for raw in returns {
-        let returned = match route.shard.take_back(id, *raw, &limits) {
+        let returned = match route.shard.take_back(id, raw, &limits) {
             Ok(returned) => returned,
             Err(fault) => {
                 refuse(&mut route.endpoints[position], route.events, fault);

@@ -3,7 +3,8 @@
 use std::sync::mpsc::{SyncSender, TrySendError};
 
 use shm_ring::desc::{Kind, RawDesc};
-use shm_ring::ring::PeerCounterError;
+use shm_ring::layout::Slot;
+use shm_ring::ring::{Batch, Passed, PeerCounterError};
 use switch_core::drop_reason::DropReason;
 use switch_core::forwarding::{Decision, Step};
 use switch_core::ids::{BufferIndex, EndpointId, LcoreId, PortId};
@@ -81,14 +82,19 @@ impl Route<'_> {
         }
     }
 
-    /// Sends on the packets of a passage that are in front of `descs`; how many. The rest asks for itself.
+    /// Sends on the packets of a passage that are in front of `batch`. The rest asks for itself.
     #[inline(always)]
-    pub(super) fn pass_on(&mut self, passage: &Passage, descs: &mut [RawDesc]) -> usize {
+    pub(super) fn pass_on(
+        &mut self,
+        passage: &Passage,
+        batch: &mut Batch<'static>,
+        read: impl Fn(&Slot) -> RawDesc,
+    ) -> Passed {
         match self.endpoints.get_mut(passage.receiver().index()) {
             Some(lane) if lane.domain == self.domain.id => {
-                lane.pass_on(self.shard, passage, &self.domain.limits, descs)
+                lane.pass_on(self.shard, passage, &self.domain.limits, batch, read)
             }
-            _ => 0,
+            _ => Passed { count: 0, refused: None },
         }
     }
 

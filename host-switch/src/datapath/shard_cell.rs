@@ -9,18 +9,12 @@ use std::cell::{RefCell, RefMut};
 use std::sync::Arc;
 
 use dpdk::FreeList;
-use switch_core::ledger::LedgerEntry;
 use switch_core::shard::Shard;
-
-use crate::region::prefetch;
 
 /// A shard with one user at a time.
 #[derive(Debug)]
 pub(super) struct ShardCell {
     shard: RefCell<Shard<'static>>,
-    entries_at: *const LedgerEntry,
-    first: u32,
-    size: u32,
 }
 
 // SAFETY: the cell moves between threads, but only one of them uses it at any moment, with a happens-before
@@ -32,29 +26,17 @@ pub(super) struct ShardCell {
 // the lcore's thread, on the one that sets ports up or tears them down; what other threads free goes through
 // the pool's return stack, which the owner empties.
 unsafe impl Sync for ShardCell {}
-// SAFETY: as above; a shard belongs to no particular thread, and `entries_at` is only an address.
-unsafe impl Send for ShardCell {}
 
 impl ShardCell {
-    /// `entries_at` is where the shard's entries lie; used to prefetch only.
-    pub(super) fn new(shard: Shard<'static>, entries_at: *const LedgerEntry) -> Arc<Self> {
-        let (first, size) = (shard.first(), shard.size());
-        Arc::new(Self { shard: RefCell::new(shard), entries_at, first, size })
+    /// A cell of its own for each shard.
+    pub(super) fn new(shard: Shard<'static>) -> Arc<Self> {
+        Arc::new(Self { shard: RefCell::new(shard) })
     }
 
     /// The shard, for as long as no driver is called and no frame dropped.
     #[inline(always)]
     pub(super) fn borrow(&self) -> RefMut<'_, Shard<'static>> {
         self.shard.borrow_mut()
-    }
-
-    /// Asks for the ledger entry of a buffer; an index of another shard, such as a guest may give, does nothing.
-    #[inline(always)]
-    pub(super) fn prefetch(&self, index: u32) {
-        let local = index.wrapping_sub(self.first);
-        if local < self.size {
-            prefetch(self.entries_at.wrapping_add(local as usize));
-        }
     }
 }
 

@@ -6,7 +6,6 @@ use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use dpdk::{DpdkError, Eal, ExternalMemory, Pool, PoolGeometry, PoolOwner, RegisteredThread};
-use shm_ring::desc::RawDesc;
 use switch_core::counters::DomainCounters;
 use switch_core::frame::FrameLimits;
 use switch_core::header::HeaderCopy;
@@ -21,7 +20,7 @@ use super::endpoint::EndpointLane;
 use super::handoff::FromLcore;
 use super::idle::Backoff;
 use super::ingress::{Ingress, RX_BURST};
-use super::lcore::{Lcore, RETURN_BURST};
+use super::lcore::Lcore;
 use super::limit::Limit;
 use super::message::{Event, Message};
 use super::port::{Opening, give_nic};
@@ -150,7 +149,6 @@ impl Parts {
             now_ms: 0,
             polls: 0,
             idle_polls: 0,
-            returns: Box::new([RawDesc::default(); RETURN_BURST]),
             header: Box::new(HeaderCopy::default()),
         }
     }
@@ -200,7 +198,6 @@ fn add_domain(eal: &Eal, serial: u32, spec: DomainSpec, parts: &mut [Parts]) -> 
     let DomainSpec { id, name, region, geometry, shards, limit, .. } = spec;
     let lcores = u16::try_from(parts.len()).unwrap_or(u16::MAX);
     for (position, (parts, memory)) in parts.iter_mut().zip(shards).enumerate() {
-        let entries_at = memory.entries.as_ptr();
         let shard = Shard::fresh(memory.size.first, memory.entries, memory.stack)
             .map_err(|source| DatapathError::Shard { domain: name.clone(), source })?;
         let pool_geometry = PoolGeometry {
@@ -215,7 +212,7 @@ fn add_domain(eal: &Eal, serial: u32, spec: DomainSpec, parts: &mut [Parts]) -> 
             let (count, expected) = (shard.size() as usize, geometry.buffer_count as usize);
             return Err(DatapathError::Plan { what: "buffers of a shard in its region", count, expected });
         }
-        let cell = ShardCell::new(shard, entries_at);
+        let cell = ShardCell::new(shard);
         let free_list = Box::new(LedgerFreeList(Arc::clone(&cell)));
         let pool_name = format!("nv{serial}d{id}l{position}");
         // SAFETY:

@@ -224,7 +224,7 @@ impl Mapping {
 
 /// Asks the CPU to bring the line of `address` near; never faults, never waits, reads nothing.
 #[inline(always)]
-pub fn prefetch<T>(address: *const T) {
+fn prefetch<T>(address: *const T) {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: SSE is part of every x86-64, and a prefetch of any address, mapped or not, has no effect but on
     // caches.

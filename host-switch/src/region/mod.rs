@@ -19,6 +19,6 @@ mod named_file;
 
 pub use domain::{Region, RegionError};
 pub use ledger_file::{LedgerError, LedgerFile, ShardMemory, ShardSize};
-pub use mapping::{HEADER_BYTES_MAX, Mapping, prefetch};
+pub use mapping::{HEADER_BYTES_MAX, Mapping};
 pub use memory::{MemoryError, PageKind, Pages, SharedMemory};
 pub use named_file::{FileIdentity, FilePages};
