@@ -109,6 +109,40 @@ pub const fn was_published(sequence: u32, journal: u32, slot_count: u32) -> bool
     sequence.wrapping_sub(journal) >= slot_count
 }
 
+/// Slots of a cache line.
+const SLOTS_PER_LINE: usize = 64 / size_of::<RawDesc>();
+/// How many slots ahead lines are asked for: two bursts of a producer that gives whole ones.
+const SLOTS_AHEAD: u32 = 64;
+
+/// Asks for the cache lines of slots that will be written: the peer read them last, so on another core each costs
+/// a round trip, and stores wait for one another.
+#[inline(always)]
+fn ask_to_write(slots: &[Slot]) {
+    #[cfg(all(target_arch = "x86_64", not(miri), not(loom)))]
+    for slot in slots.iter().step_by(SLOTS_PER_LINE) {
+        // SAFETY: a prefetch has no effect but on caches. Every x86-64 processor decodes PREFETCHW, those without
+        // the feature as a no-operation (AMD64 manual volume 3; Intel SDM volume 2, PREFETCHW).
+        unsafe {
+            core::arch::asm!("prefetchw [{}]", in(reg) core::ptr::from_ref(slot), options(nostack, preserves_flags, readonly));
+        }
+    }
+    #[cfg(not(all(target_arch = "x86_64", not(miri), not(loom))))]
+    let _ = slots;
+}
+
+/// Asks for the cache lines of slots that will be read.
+#[inline(always)]
+fn ask_to_read(slots: &[Slot]) {
+    #[cfg(all(target_arch = "x86_64", not(miri), not(loom)))]
+    for slot in slots.iter().step_by(SLOTS_PER_LINE) {
+        use core::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: SSE is part of every x86-64; a prefetch has no effect but on caches.
+        unsafe { _mm_prefetch::<{ _MM_HINT_T0 }>(core::ptr::from_ref(slot).cast()) };
+    }
+    #[cfg(not(all(target_arch = "x86_64", not(miri), not(loom))))]
+    let _ = slots;
+}
+
 /// The side that puts descriptors in.
 #[derive(Debug)]
 pub struct Producer<'area> {
@@ -247,6 +281,11 @@ impl<'area> Producer<'area> {
         // Release: the descriptors staged above, and the journal, become visible before the count.
         // Pairs with the Acquire in `Consumer::pending`.
         self.ring.produced.value.store(staged, ordering!(Release, "sabotage-publish-relaxed"));
+        // Only what is known to be free: the peer is about to read the others.
+        let free = self.room_end.get().wrapping_sub(staged).min(SLOTS_AHEAD);
+        let (to_the_end, from_the_start) = self.ring.slots_from(staged, free as usize);
+        ask_to_write(to_the_end);
+        ask_to_write(from_the_start);
     }
 }
 
@@ -397,6 +436,10 @@ impl<'area> Consumer<'area> {
         let count = wanted.min(self.known_or_refreshed(wanted)?);
         let (to_the_end, from_the_start) = self.ring.slots_from(self.taken, count as usize);
         self.taken = self.taken.wrapping_add(count);
+        let known = self.produced_seen.wrapping_sub(self.taken).min(SLOTS_AHEAD / 2);
+        let (first, rest) = self.ring.slots_from(self.taken, known as usize);
+        ask_to_read(first);
+        ask_to_read(rest);
         Ok(Batch { to_the_end, from_the_start })
     }
 
