@@ -23,8 +23,6 @@ use crate::error::BenchError;
 
 /// Packets in a full burst.
 const BURST: usize = 32;
-/// The same, as DPDK counts.
-const BURST_MBUFS: u32 = 32;
 /// Cycles of a burst are counted in steps of 8, up to 2048 cycles a packet, as in C.
 const STEP: u64 = 8;
 const STEPS: usize = 2048 * BURST / 8;
@@ -166,19 +164,28 @@ impl Pool {
         NonNull::new(pool).map(Self).ok_or(BenchError::Backend { what: "the pool", why })
     }
 
-    /// Fills a burst with empty mbufs; false if there are not so many.
+    /// Takes as many empty mbufs as there are places. The pool has more than anybody holds at a time.
     #[inline(always)]
-    fn take(&self, mbufs: &mut [*mut rte_mbuf; BURST]) -> bool {
-        let pool = self.0.as_ptr();
+    fn take(&self, mbufs: &mut [*mut rte_mbuf]) {
+        let (pool, count) = (self.0.as_ptr(), count_of(mbufs));
         // SAFETY: a live pool of mbufs, and an array for as many as are asked.
-        unsafe { dpdk_sys::netvm_rte_pktmbuf_alloc_bulk(pool, mbufs.as_mut_ptr(), BURST_MBUFS) == 0 }
+        let refused = unsafe { dpdk_sys::netvm_rte_pktmbuf_alloc_bulk(pool, mbufs.as_mut_ptr(), count) };
+        assert_eq!(refused, 0, "the pool is empty");
     }
 
     #[inline(always)]
-    fn give_back(mbufs: &mut [*mut rte_mbuf; BURST]) {
+    fn give_back(mbufs: &mut [*mut rte_mbuf]) {
         // SAFETY: mbufs of `take`, each given back once.
-        unsafe { dpdk_sys::rte_pktmbuf_free_bulk(mbufs.as_mut_ptr(), BURST_MBUFS) };
+        unsafe { dpdk_sys::rte_pktmbuf_free_bulk(mbufs.as_mut_ptr(), count_of(mbufs)) };
     }
+}
+
+/// How many, as DPDK counts.
+#[inline(always)]
+fn count_of(mbufs: &[*mut rte_mbuf]) -> u32 {
+    #[allow(clippy::cast_possible_truncation, reason = "a burst at most")]
+    let count = mbufs.len() as u32;
+    count
 }
 
 /// Where the frame of an mbuf lies, and how much room it has.
@@ -226,29 +233,34 @@ impl<'b> Port<'b> {
         }
     }
 
+    /// Empty mbufs for the first rooms, before the first poll and for those that a burst has used: nothing is taken
+    /// for a poll that finds nothing, as in C.
     #[inline(always)]
-    fn receive(&mut self) -> usize {
-        if !self.pool.take(&mut self.mbufs) {
-            return 0;
-        }
-        for (mbuf, room) in self.mbufs.iter().zip(&mut self.rooms) {
+    fn refill(&mut self, count: usize) {
+        self.pool.take(&mut self.mbufs[..count]);
+        for (mbuf, room) in self.mbufs.iter().zip(&mut self.rooms).take(count) {
             let (at, room_bytes) = data_of(*mbuf);
             // SAFETY: the mbuf's buffer is mapped, and ours until it is given back; the room is not used then.
             *room = unsafe { Room::new(at, room_bytes) };
         }
+    }
+
+    #[inline(always)]
+    fn receive(&mut self) -> usize {
         let count = self.lane.dequeue(&mut self.rooms, &mut self.received);
-        for (mbuf, frame) in self.mbufs.iter().zip(&self.received[..count]) {
-            set_length(*mbuf, frame.len_bytes);
+        if count > 0 {
+            for (mbuf, frame) in self.mbufs.iter().zip(&self.received[..count]) {
+                set_length(*mbuf, frame.len_bytes);
+            }
+            Pool::give_back(&mut self.mbufs[..count]);
+            self.refill(count);
         }
-        Pool::give_back(&mut self.mbufs);
         count
     }
 
     #[inline(always)]
     fn transmit(&mut self) -> usize {
-        if !self.pool.take(&mut self.mbufs) {
-            return 0;
-        }
+        self.pool.take(&mut self.mbufs);
         for (mbuf, frame) in self.mbufs.iter().zip(&mut self.frames) {
             set_length(*mbuf, self.frame_bytes.into());
             // SAFETY: as in `receive`; no longer than the pool's room.
@@ -263,6 +275,9 @@ impl<'b> Port<'b> {
     fn window(&mut self, direction: Direction, length: Duration) -> String {
         let mut bursts = vec![0_u32; STEPS];
         let (mut packets, mut full) = (0_u64, 0_u64);
+        if direction == Direction::Tx {
+            self.refill(BURST);
+        }
         let started = Instant::now();
         let mut now = cycles();
         let mut polls = 0_u32;
@@ -287,6 +302,9 @@ impl<'b> Port<'b> {
                 }
                 now = cycles();
             }
+        }
+        if direction == Direction::Tx {
+            Pool::give_back(&mut self.mbufs);
         }
         let mut seen = 0;
         let step = bursts.iter().position(|count| {
