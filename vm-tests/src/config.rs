@@ -27,6 +27,26 @@ domain = "blue"
 chain = "downstream"
 "#;
 
+/// Domain "red", with ports `red-client` and `red-server` on the cables of hosts "d" and "t".
+pub const RED_AND_CABLES: &str = r#"
+[[domain]]
+name = "red"
+region_mib = 16
+pages = "hugetlb-or-plain"
+
+[[port]]
+name = "red-client"
+device = "net_af_packet2,iface=IDd"
+domain = "red"
+chain = "red-upstream"
+
+[[port]]
+name = "red-server"
+device = "net_af_packet3,iface=IDt"
+domain = "red"
+chain = "red-downstream"
+"#;
+
 /// Port `client` plays in.pcap as fast as its chain takes it, port `server` records out.pcap.
 pub const CAPTURES: &str = r#"
 [[port]]

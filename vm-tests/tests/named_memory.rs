@@ -5,29 +5,9 @@ use std::fs::OpenOptions;
 use std::time::Duration;
 
 use lab::transfer::ping;
-use vm_tests::config::{CABLES, SWITCH_AND_DOMAIN};
+use vm_tests::config::{CABLES, RED_AND_CABLES, SWITCH_AND_DOMAIN};
 use vm_tests::scene::assert_conserved;
 use vm_tests::{Scene, config};
-
-/// Domain "red" with ports of its own on the cables of hosts "d" and "t".
-const RED: &str = r#"
-[[domain]]
-name = "red"
-region_mib = 16
-pages = "hugetlb-or-plain"
-
-[[port]]
-name = "red-client"
-device = "net_af_packet2,iface=IDd"
-domain = "red"
-chain = "red-upstream"
-
-[[port]]
-name = "red-server"
-device = "net_af_packet3,iface=IDt"
-domain = "red"
-chain = "red-downstream"
-"#;
 
 /// Domains "blue", whose memory is the file DIR/blue, and "red", each with a forwarder between its two hosts.
 fn two_domains() -> String {
@@ -35,7 +15,7 @@ fn two_domains() -> String {
     let red_process = config::process("fwd1", "red-forwarder", "").replace("\"blue\"", "\"red\"");
     [
         &blue,
-        RED,
+        RED_AND_CABLES,
         CABLES,
         &config::service("forwarder", ""),
         &config::service("red-forwarder", ""),

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use images::cpio::stacked;
 use images::guest_files::{GuestFiles, GuestFilesError};
-use rustix::fs::{MemfdFlags, Mode, fchmod, memfd_create};
+use rustix::fs::{MemfdFlags, Mode, SealFlags, fchmod, fcntl_add_seals, memfd_create};
 
 /// Why there is no initramfs for a VM.
 #[derive(Debug, thiserror::Error)]
@@ -42,10 +42,14 @@ pub fn with_guest_files(base: &Path, files: &GuestFiles) -> Result<OwnedFd, Init
         std::fs::read(base).map_err(|source| InitramfsError::Image { path: base.to_owned(), source })?;
     let whole = stacked(&image, &files.to_archive()?);
     let failed = |source| InitramfsError::Memory { bytes: whole.len(), source };
-    let fd = memfd_create("netvm-initramfs", MemfdFlags::CLOEXEC).map_err(|error| failed(error.into()))?;
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    let fd = memfd_create("netvm-initramfs", flags).map_err(|error| failed(error.into()))?;
     // QEMU opens it before it gives up its privileges; afterwards it has no use for it.
     fchmod(&fd, Mode::RUSR | Mode::WUSR).map_err(|error| failed(error.into()))?;
     let mut file = File::from(fd);
     file.write_all(&whole).map_err(failed)?;
+    // QEMU keeps it: whoever breaks out of it shall neither change it for the next boot nor let it grow.
+    let all = SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE | SealFlags::SEAL;
+    fcntl_add_seals(&file, all).map_err(|error| failed(error.into()))?;
     Ok(file.into())
 }
