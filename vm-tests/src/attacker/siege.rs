@@ -16,8 +16,10 @@ use crate::random::Random;
 const BOUT: Duration = Duration::from_millis(120);
 /// The switch looks at the words of a guest every other millisecond: after this long it has.
 pub(super) const SEEN: Duration = Duration::from_millis(5);
-/// Epochs before and behind the last known one that may have to be said to be over.
-const UNKNOWN_ENDS: u32 = 8;
+/// Epochs that are said to be over in one go when it is not known which one the switch waits for.
+const GUESSES: u32 = 64;
+/// How far before the last known epoch and how far behind it guesses go.
+const GUESSED: std::ops::Range<u32> = 8..8192;
 /// How long it waits to be let in again before it dies for it.
 const PATIENCE: Duration = Duration::from_millis(1500);
 /// How long one attach may take.
@@ -66,6 +68,8 @@ pub struct Siege<'s> {
     refused: u64,
     /// The last epoch that it knows of.
     pub(super) last_epoch: u32,
+    /// The next epoch to say of that it is over, for want of knowledge.
+    next_guess: u32,
     /// Since when no attach is answered but with a no.
     kept_out: Option<Instant>,
     /// Whether only a new process will be let in again.
@@ -122,6 +126,7 @@ impl<'s> Siege<'s> {
             attaches: 0,
             refused: 0,
             last_epoch: 0,
+            next_guess: 0,
             kept_out: None,
             must_die: false,
             bout_ends: now,
@@ -221,6 +226,7 @@ impl<'s> Siege<'s> {
                     self.session = Some(session);
                     self.kept_out = None;
                     self.last_epoch = epoch;
+                    self.next_guess = 0;
                     self.attaches += 1;
                     return true;
                 }
@@ -235,14 +241,24 @@ impl<'s> Siege<'s> {
                 Err(Some(Refusal::Unproven)) => {
                     let since = *self.kept_out.get_or_insert_with(Instant::now);
                     self.must_die = self.device.has_socket() && since.elapsed() > PATIENCE;
-                    let last = self.last_epoch;
-                    self.ended.extend(last.saturating_sub(UNKNOWN_ENDS)..=last.saturating_add(UNKNOWN_ENDS));
+                    self.guess_ends();
                 }
                 Err(_) => {}
             }
         }
         self.refused += 1;
         false
+    }
+
+    /// The next epochs that may be the one which the switch waits for.
+    fn guess_ends(&mut self) {
+        let first = self.last_epoch.saturating_sub(GUESSED.start);
+        if self.next_guess < first || self.next_guess > first.saturating_add(GUESSED.end) {
+            self.next_guess = first;
+        }
+        let last = self.next_guess.saturating_add(GUESSES);
+        self.ended.extend(self.next_guess..last);
+        self.next_guess = last;
     }
 
     /// Says of each earlier epoch that it has ended, so that the buffers of it come home.
