@@ -78,7 +78,7 @@ impl GuestNic {
                 available: at(AVAILABLE),
                 used: at(USED),
                 next_available: 0,
-                resubmit: Arc::new([]),
+                resubmit: None,
                 is_enabled: true,
                 call: None,
             })
