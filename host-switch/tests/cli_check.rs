@@ -86,3 +86,21 @@ fn a_config_that_is_not_there_is_named() {
     assert!(!said.good);
     assert!(said.errors.contains("/nonexistent/demo.toml"), "{}", said.errors);
 }
+
+#[test]
+fn the_command_of_an_untrusted_vm_has_its_own_memory_and_the_sockets_of_its_nics() {
+    let example = files("examples").into_iter().find(|path| path.ends_with("untrusted.toml")).unwrap();
+    let said = netvm(&["--run-dir", "/tmp/netvm-no", "boot", "--print", example.to_str().unwrap(), "web0"]);
+    assert!(said.good, "{}", said.errors);
+    for part in [
+        "-machine pc,memory-backend=netvm-ram",
+        "memory-backend-memfd,id=netvm-ram,size=256M,share=on,seal=on",
+        "path=/tmp/netvm-no/untrusted.nics/web0.eth0.sock,reconnect=1",
+        "-append 'console=ttyS0",
+        "netvm.ip=dhcp netvm.httpd'",
+        "-runas 1900000001:1900000001",
+    ] {
+        assert!(said.output.contains(part), "{part} is not in {}", said.output);
+    }
+    assert!(!said.output.contains("ivshmem"), "{}", said.output);
+}

@@ -493,3 +493,5 @@ fn printable(name: &str) -> String {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod untrusted_tests;
