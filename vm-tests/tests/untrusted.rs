@@ -5,7 +5,9 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use lab::child::Child;
+use lab::journal::Change;
 use lab::namespace::Namespace;
+use lab::process::ProcessId;
 use lab::switch::Switch;
 use lab::transfer::{Download, HttpServer, Payload, ping};
 use vm_tests::Scene;
@@ -48,8 +50,21 @@ fn one_guest(scene: &Scene, path: &[&str], keys: &str, nic_keys: &str, script: &
     .concat()
 }
 
-fn boot(switch: &mut Switch, vm: &str) -> Child {
+/// Boots a VM, and writes its QEMU down: it outlives its switch, and its launcher if that is killed.
+fn start(scene: &Scene, switch: &mut Switch, vm: &str) -> Child {
     let child = switch.boot(vm).expect("a boot");
+    let told = switch.wait_for("the VM to be told to the switch", Duration::from_secs(60), |status| {
+        status.vms.iter().any(|running| running.name == vm && running.pid > 0)
+    });
+    let status = told.unwrap_or_else(|err| panic!("{err}"));
+    let running = status.vms.iter().find(|running| running.name == vm).expect("a running VM");
+    let qemu = ProcessId::of(running.pid).expect("a live QEMU");
+    scene.journal.note(Change::Group(qemu)).expect("a note");
+    child
+}
+
+fn boot(scene: &Scene, switch: &mut Switch, vm: &str) -> Child {
+    let child = start(scene, switch, vm);
     switch.wait_console(vm, CONNECTED, 1, BOOT_LIMIT).unwrap_or_else(|err| panic!("{err}"));
     child
 }
@@ -92,7 +107,7 @@ fn a_guest_gets_its_address_by_dhcp_and_exchanges_files_through_a_trusted_chain(
     let guest = one_guest(&scene, &["forwarder"], "kernel_args = \"netvm.ip=dhcp netvm.httpd\"", "", FETCH);
     let mut switch = scene.switch(&[SWITCH_AND_DOMAIN, &chain, &guest].concat());
     let _forwarder = switch.start_process("fwd0", "forwarder", &[]).unwrap();
-    let vm = boot(&mut switch, "web0");
+    let vm = boot(&scene, &mut switch, "web0");
     let shown = switch.wait_console("web0", "netvm-guest: fetched", 1, TRANSFER_LIMIT);
     let shown = shown.unwrap_or_else(|err| panic!("{err}"));
     assert!(shown.contains(&format!("fetched {}", upload.sha256)), "{shown}");
@@ -172,7 +187,7 @@ fn every_set_of_features_passes_files_with_one_and_with_four_queue_pairs() {
     let text =
         [domain, linked_guest(&scene, ["one", "four"], 1, 1), linked_guest(&scene, ["four", "one"], 2, 4)];
     let mut switch = scene.switch(&text.concat());
-    let vms = ["one", "four"].map(|vm| switch.boot(vm).expect("a boot"));
+    let vms = ["one", "four"].map(|vm| start(&scene, &mut switch, vm));
     for vm in ["one", "four"] {
         let shown = switch.wait_console(vm, "netvm-guest: all links done", 1, Duration::from_secs(600));
         let shown = shown.unwrap_or_else(|err| panic!("{err}"));
@@ -235,7 +250,7 @@ fn the_switch_and_the_guest_are_started_anew_under_traffic_and_the_other_goes_on
     let guest = one_guest(&scene, &[], &keys, "", script);
     let text = [SWITCH_AND_DOMAIN, &guest].concat();
     let mut switch = scene.switch(&text);
-    let mut vm = boot(&mut switch, "web0");
+    let mut vm = boot(&scene, &mut switch, "web0");
     let process = qemu(&mut switch);
     let shown = switch.wait_console("web0", "netvm-guest: large", 1, BOOT_LIMIT);
     let shown = shown.unwrap_or_else(|err| panic!("{err}"));
@@ -298,49 +313,69 @@ const DEBIAN: &str = "10.1.0.50";
 const DEBIAN_MAC: &str = "02:00:00:00:00:99";
 const DEBIAN_BOOT_LIMIT: Duration = Duration::from_secs(400);
 
-/// An unmodified Debian on the uplink, `path` between them, where packets may be 9000 bytes long.
-fn debian(folder: &str, path: &[&str]) -> String {
+/// An unmodified Debian behind this device of a port, whose packets have `mtu_bytes`, and with the forwarder between
+/// them if that is wanted. Its own NIC takes 9000 bytes always.
+fn debian(folder: &str, device: &str, mtu_bytes: u16, through_forwarder: bool) -> String {
     let keys =
         "disk = \"DIR/root.ext4\"\nmemory_mib = 768\nkernel_args = \"root=/dev/vda rw net.ifnames=0\"\n";
     let nic = config::nic("eth0", "out", &format!("mtu_bytes = 9000\nmac = \"{DEBIAN_MAC}\""));
     let own = config::untrusted_vm("web0", keys, &nic)
         .replace("KERNEL", &format!("{folder}/vmlinuz"))
         .replace("INITRAMFS", &format!("{folder}/initrd.img"));
-    let jumbo = "iface=IDc,blocksz=65536,framesz=16384,framecnt=512";
+    let path: &[&str] = if through_forwarder { &["forwarder"] } else { &[] };
+    let forwarder = [config::service("forwarder", ""), config::process("fwd0", "forwarder", "")].concat();
     [
         SWITCH_AND_DOMAIN.replace("region_mib = 16", "region_mib = 32\nbuffer_stride_bytes = 9280"),
-        UPLINK.replace("iface=IDc", jumbo).replace("chain = \"in\"", "chain = \"in\"\nmtu_bytes = 9000"),
+        UPLINK
+            .replace("net_af_packet0,iface=IDc", device)
+            .replace("\"in\"", &format!("\"in\"\nmtu_bytes = {mtu_bytes}")),
         config::chain("in", path, "web0.eth0"),
         config::chain("out", path, "uplink"),
         own,
+        if through_forwarder { forwarder } else { String::new() },
     ]
     .concat()
 }
 
-/// Measures for some seconds; how many bytes arrived.
-fn iperf(host: &Namespace, arguments: &[&str]) -> u64 {
-    let mut command = host.command("iperf3");
-    command.args(["--json", "--client", DEBIAN, "--time", "5"]).args(arguments);
-    let output = lab::child::run_command(command).unwrap_or_else(|err| panic!("{err}"));
-    arrived(&output.stdout)
+/// Measures both directions for five seconds each.
+fn assert_measures(host: &Namespace, what: &str) {
+    for (direction, arguments) in [("to the guest", &[][..]), ("from the guest", &["--reverse"])] {
+        wait_for_server(host);
+        let mut command = host.command("iperf3");
+        command.args(["--json", "--client", DEBIAN, "--time", "5"]).args(arguments);
+        let output = lab::child::run_command(command).unwrap_or_else(|err| panic!("{err}"));
+        let bytes = arrived(&output.stdout);
+        println!("{what}, {direction}: {} Mbit/s", bytes * 8 / 5_000_000);
+        assert!(bytes > 8 << 20, "{what}, {direction}: {bytes} bytes in 5 s");
+    }
 }
 
+/// Waits until the server takes a test: between two it does not listen for a moment.
+fn wait_for_server(host: &Namespace) {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while host.run("iperf3", &["--client", DEBIAN, "--bytes", "1K"]).is_err() {
+        assert!(Instant::now() < deadline, "iperf3 takes no test");
+        std::thread::sleep(Duration::from_millis(500));
+    }
+    std::thread::sleep(Duration::from_secs(1));
+}
+
+/// The bytes that an iperf3 report says have arrived.
 fn arrived(json: &[u8]) -> u64 {
     let report: serde_json::Value = serde_json::from_slice(json).expect("a report");
     report["end"]["sum_received"]["bytes"].as_u64().unwrap_or_else(|| panic!("{report}"))
 }
 
-/// Both directions, with long packets and with ordinary ones.
-fn assert_measures(host: &Namespace, what: &str) {
-    for mtu in ["9000", "1500"] {
-        host.ip(&["link", "set", "eth0", "mtu", mtu]).expect("an MTU");
-        for (direction, arguments) in [("to the guest", &[][..]), ("from the guest", &["--reverse"])] {
-            let bytes = iperf(host, arguments);
-            println!("{what}, MTU {mtu}, {direction}: {} Mbit/s", bytes * 8 / 5_000_000);
-            assert!(bytes > 8 << 20, "{what}, MTU {mtu}, {direction}: {bytes} bytes in 5 s");
-        }
+/// Waits until Debian answers, and its iperf3 server too, which is among the last of its services.
+fn wait_for_debian(switch: &mut Switch, host: &Namespace) {
+    let started = Instant::now();
+    let is_up = || host.run("iperf3", &["--client", DEBIAN, "--bytes", "1K"]).is_ok();
+    while ping(host, DEBIAN, 1, 200).expect("a ping").answered == 0 || !is_up() {
+        assert!(started.elapsed() < DEBIAN_BOOT_LIMIT, "no answer from {DEBIAN}");
+        switch.child().check_alive().unwrap_or_else(|err| panic!("{err}"));
+        std::thread::sleep(Duration::from_millis(500));
     }
-    host.ip(&["link", "set", "eth0", "mtu", "9000"]).expect("an MTU");
+    println!("iperf3 answers {} s after the boot began", started.elapsed().as_secs());
 }
 
 #[test]
@@ -352,28 +387,18 @@ fn an_unmodified_debian_gets_its_address_by_dhcp_and_outlives_its_switch() {
     let mut copy = Command::new("cp");
     copy.arg("--sparse=always").arg(format!("{folder}/root.ext4")).arg(scene.dir.join("root.ext4"));
     lab::child::run_command(copy).unwrap_or_else(|err| panic!("{err}"));
-    let host = Namespace::create(&format!("nv-{}c", scene.id), &scene.journal).unwrap();
-    host.cable(&format!("{}c", scene.id), "10.1.0.2/24", 9000).unwrap();
+    let host = scene.host("c", "10.1.0.2/24", None);
     let _dhcp = dhcp_server(&scene, &host);
-    let mut switch = scene.switch(&debian(&folder, &[]));
-    let vm = switch.boot("web0").unwrap();
-    let started = Instant::now();
-    while ping(&host, DEBIAN, 1, 200).unwrap().answered == 0 {
-        assert!(started.elapsed() < DEBIAN_BOOT_LIMIT, "no answer from {DEBIAN}");
-        switch.child().check_alive().unwrap();
-    }
-    println!("answers pings {} s after its boot began", started.elapsed().as_secs());
-    // The server is one of its last services.
-    let is_up = |host: &Namespace| host.run("iperf3", &["--client", DEBIAN, "--bytes", "1K"]).is_ok();
-    while !is_up(&host) {
-        assert!(started.elapsed() < DEBIAN_BOOT_LIMIT, "iperf3 does not run");
-        std::thread::sleep(Duration::from_secs(1));
-    }
+    let cable = "net_af_packet0,iface=IDc";
+    let mut switch = scene.switch(&debian(&folder, cable, 1500, false));
+    let vm = start(&scene, &mut switch, "web0");
+    wait_for_debian(&mut switch, &host);
     assert!(ping(&host, DEBIAN, 20, 100).unwrap().answered >= 19);
-    assert_measures(&host, "through the switch");
+    assert_measures(&host, "through the switch, MTU 1500");
     let process = qemu(&mut switch);
 
     // The switch dies under a measurement, and comes back with a trusted service in the chain.
+    wait_for_server(&host);
     let mut command = host.command("iperf3");
     command
         .args(["--json", "--client", DEBIAN, "--time", "20", "--logfile"])
@@ -382,17 +407,35 @@ fn an_unmodified_debian_gets_its_address_by_dhcp_and_outlives_its_switch() {
     std::thread::sleep(Duration::from_secs(4));
     switch.kill().unwrap();
     std::thread::sleep(Duration::from_secs(2));
-    let chain = [config::service("forwarder", ""), config::process("fwd0", "forwarder", "")].concat();
-    let mut switch = scene.switch(&[debian(&folder, &["forwarder"]), chain].concat());
-    let _forwarder = switch.start_process("fwd0", "forwarder", &[]).unwrap();
+    let mut switch = scene.switch(&debian(&folder, cable, 1500, true));
+    let forwarder = switch.start_process("fwd0", "forwarder", &[]).unwrap();
     assert!(measurement.wait(Duration::from_secs(60)).unwrap().success());
     let bytes = arrived(&fs::read(scene.dir.join("iperf.json")).unwrap());
     println!("with the switch away for two of 20 s: {} Mbit/s", bytes * 8 / 20_000_000);
     assert_eq!(qemu(&mut switch), process);
-    assert_measures(&host, "through a trusted chain");
-    let status = switch.status().unwrap();
-    assert!(status.endpoint_of("fwd0").unwrap().returned > 10_000, "{:?}", status.endpoints);
-    assert_conserved(&status);
-    drop(vm);
+    assert_measures(&host, "through a trusted chain, MTU 1500");
+    assert!(switch.status().unwrap().endpoint_of("fwd0").unwrap().returned > 10_000);
+    drop(forwarder);
     switch.stop().unwrap();
+
+    // Packet sockets of DPDK take no long frames, libpcap does: the same VM on other switches.
+    let far = Namespace::create(&format!("nv-{}t", scene.id), &scene.journal).unwrap();
+    far.cable(&format!("{}t", scene.id), "10.1.0.2/24", 9000).unwrap();
+    for through_forwarder in [false, true] {
+        let long = "net_pcap0,rx_iface_in=IDt,tx_iface=IDt";
+        let mut switch = scene.switch(&debian(&folder, long, 9000, through_forwarder));
+        let forwarder = through_forwarder.then(|| switch.start_process("fwd0", "forwarder", &[]).unwrap());
+        wait_for_debian(&mut switch, &far);
+        far.run("ping", &["-c", "1", "-M", "do", "-s", "8972", DEBIAN]).expect("a long ping");
+        let what = if through_forwarder { "through a trusted chain" } else { "through the switch" };
+        assert_measures(&far, &format!("{what}, MTU 9000"));
+        let status = switch.status().unwrap();
+        let port = status.port("web0.eth0").unwrap();
+        assert_eq!(port.nic.as_ref().unwrap().faults.values().sum::<u64>(), 0, "{port:?}");
+        assert_conserved(&status);
+        assert_eq!(qemu(&mut switch), process);
+        drop(forwarder);
+        switch.stop().unwrap();
+    }
+    drop(vm);
 }
