@@ -72,8 +72,6 @@ const SABOTAGES: &[Sabotage] = &[
     Sabotage { feature: "switch-core/sabotage-length", target: "descriptors", says: "took Desc" },
     Sabotage { feature: "switch-core/sabotage-pin", target: "descriptors", says: "assertion" },
     Sabotage { feature: "shm-ring/sabotage-peer-counter", target: "counters", says: "assertion" },
-    Sabotage { feature: "vhost-port/sabotage-head-bound", target: "virtio_chains", says: "assertion" },
-    Sabotage { feature: "vhost-port/sabotage-direction", target: "virtio_chains", says: "assertion" },
 ];
 
 /// Options of `cargo xtask fuzz`.
