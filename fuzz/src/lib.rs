@@ -25,6 +25,7 @@ pub mod router_routes;
 mod settings;
 pub mod slow_parse;
 pub mod switch;
+pub mod vhost_messages;
 pub mod virtio_chains;
 
 pub use input::Input;

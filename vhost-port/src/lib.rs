@@ -42,6 +42,8 @@ pub mod notifier;
 pub mod publication;
 mod queue;
 pub mod refusal;
+#[cfg(feature = "test-guest")]
+pub mod rehearsal;
 mod requests;
 pub mod resubmit;
 mod ring_claim;

@@ -56,6 +56,7 @@ const TARGETS: &[Target] = &[
     target("router_packets"),
     Target { name: "router_routes", seeds: CONFIGS },
     target("virtio_chains"),
+    target("vhost_messages"),
 ];
 
 /// A check turned off, and the target that must find it out within the time of a stage, starting from nothing.
@@ -72,6 +73,7 @@ const SABOTAGES: &[Sabotage] = &[
     Sabotage { feature: "switch-core/sabotage-length", target: "descriptors", says: "took Desc" },
     Sabotage { feature: "switch-core/sabotage-pin", target: "descriptors", says: "assertion" },
     Sabotage { feature: "shm-ring/sabotage-peer-counter", target: "counters", says: "assertion" },
+    Sabotage { feature: "vhost-port/sabotage-region-overlap", target: "vhost_messages", says: "overlap" },
 ];
 
 /// Options of `cargo xtask fuzz`.
