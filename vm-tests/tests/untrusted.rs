@@ -80,19 +80,21 @@ fn assert_downloads(scene: &Scene, client: &Namespace, address: &str, payload: &
 
 /// A DHCP server on a host, with addresses from 10.1.0.50 on.
 fn dhcp_server(scene: &Scene, host: &Namespace) -> Child {
-    let leases = scene.dir.join("leases");
+    let name = |what: &str| scene.dir.join(format!("{}.{what}", host.name()));
+    let leases = name("leases");
     let conf = format!(
         "interface eth0\nstart 10.1.0.50\nend 10.1.0.59\nlease_file {}\npidfile {}\noption subnet 255.255.255.0\n\
          static_lease {DEBIAN_MAC} {DEBIAN}\n",
         leases.display(),
-        scene.dir.join("udhcpd.pid").display()
+        name("pid").display()
     );
-    let path = scene.dir.join("udhcpd.conf");
+    let path = name("conf");
     fs::write(&path, conf).expect("a config");
     fs::write(&leases, "").expect("a lease file");
     let mut command = host.command("busybox");
     command.args(["udhcpd", "-f"]).arg(&path);
-    Child::spawn("udhcpd", command, &scene.dir, &scene.journal).expect("a DHCP server")
+    Child::spawn(&format!("udhcpd-{}", host.name()), command, &scene.dir, &scene.journal)
+        .expect("a DHCP server")
 }
 
 #[test]
@@ -421,6 +423,8 @@ fn an_unmodified_debian_gets_its_address_by_dhcp_and_outlives_its_switch() {
     // Packet sockets of DPDK take no long frames, libpcap does: the same VM on other switches.
     let far = Namespace::create(&format!("nv-{}t", scene.id), &scene.journal).unwrap();
     far.cable(&format!("{}t", scene.id), "10.1.0.2/24", 9000).unwrap();
+    // A cable that was out makes systemd-networkd ask for its address again.
+    let _dhcp_too = dhcp_server(&scene, &far);
     for through_forwarder in [false, true] {
         let long = "net_pcap0,rx_iface_in=IDt,tx_iface=IDt";
         let mut switch = scene.switch(&debian(&folder, long, 9000, through_forwarder));
