@@ -155,11 +155,8 @@ fn produce(input: &mut Input<'_>, memory: &Memory) {
                 let word = input.u64();
                 let desc = RawDesc { word0: word, word1: !word };
                 let before: Vec<RawDesc> = (0..slot_count).map(|at| memory.desc(at)).collect();
-                let done = if step == 3 {
-                    u32::from(producer.stage(desc))
-                } else {
-                    passed(&producer, desc, count)
-                };
+                let done =
+                    if step == 3 { u32::from(producer.stage(desc)) } else { passed(&producer, desc, count) };
                 assert_eq!(
                     done,
                     room.min(u32::try_from(count).unwrap_or(0)),
