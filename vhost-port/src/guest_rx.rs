@@ -60,7 +60,6 @@ impl GuestRx {
         frames: &[Frame<'_>],
         done: &mut usize,
     ) -> Result<(), RingFault> {
-        work.chains.clear();
         while *done < frames.len() {
             self.round(work, &frames[*done..], done)?;
         }

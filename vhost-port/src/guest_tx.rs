@@ -54,7 +54,7 @@ impl GuestTx {
             return Ok(());
         }
         ring.prefetch_used(count);
-        chains.clear();
+        chains.forget();
         let mut lookup = Lookup { memory, hint, direction: Direction::FromGuest, indirect: self.indirect };
         let mut outcome = chains.take(count, ring, &mut lookup);
         let mut used = 0;

@@ -3,7 +3,7 @@
 use std::ptr::NonNull;
 
 use crate::guest_bytes;
-use crate::memory::GuestMemory;
+use crate::memory::{GuestMemory, bounded};
 use crate::ring_fault::RingFault;
 use crate::vring::{DESCRIPTOR_BYTES, Descriptor, NEXT};
 
@@ -49,9 +49,12 @@ impl IndirectTable {
         if number >= self.count {
             return Err(RingFault::NextOutside { next: number, count: self.count });
         }
+        let number = bounded(number.into(), self.count.into());
+        #[allow(clippy::cast_possible_truncation, reason = "less than 2^16")]
+        let number = number as usize;
         let mut words = [0_u64; 2];
         // SAFETY: the number is below the count, and the table's full length was translated.
-        let at = unsafe { self.first.add(usize::from(number) * DESCRIPTOR_BYTES) };
+        let at = unsafe { self.first.add(number * DESCRIPTOR_BYTES) };
         // SAFETY: one descriptor of the table; the target is private and as long.
         unsafe { guest_bytes::copy(at, NonNull::from(&mut words).cast(), DESCRIPTOR_BYTES) };
         Ok(Descriptor::from_words(words[0], words[1]))

@@ -4,6 +4,7 @@
 //! has published ([`Lane::adopt`]); within a burst nothing changes, and nobody waits.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::chain::{BURST_CHAINS_MAX, Chains};
 use crate::frame::{Frame, Received, Room, Segment};
@@ -49,6 +50,8 @@ pub struct Lane {
     turn: usize,
     chains: Chains,
     counters: Arc<LaneCounters>,
+    /// The owner of the port has closed it: nothing is served, however long control takes to end the session.
+    is_closed: Arc<AtomicBool>,
 }
 
 impl Lane {
@@ -65,7 +68,14 @@ impl Lane {
             turn: 0,
             chains: Chains::new(RING_ENTRIES_MAX),
             counters,
+            is_closed: Arc::default(),
         }
+    }
+
+    /// The same, of a port that is closed by this flag.
+    pub(crate) fn closed_by(mut self, is_closed: Arc<AtomicBool>) -> Self {
+        self.is_closed = is_closed;
+        self
     }
 
     /// What this lane counts.
@@ -98,18 +108,24 @@ impl Lane {
     #[inline]
     #[must_use]
     pub fn is_receiving(&self) -> bool {
-        !self.receiving.is_empty()
+        !self.receiving.is_empty() && self.may_serve()
     }
 
     /// Copies what the guest has sent into rooms, in order for each queue, and says how many.
     ///
-    /// Takes as many as there are rooms, and at most 64; fewer when the budget of bytes or descriptors is spent.
+    /// Takes as many as there are rooms, and at most 64 of a queue; fewer when the budget of bytes or descriptors is
+    /// spent, which all queues share.
     #[inline]
     pub fn dequeue(&mut self, rooms: &mut [Room<'_>], received: &mut [Received]) -> usize {
+        if !self.may_serve() {
+            return 0;
+        }
         let Self { setup: Some(setup), pairs, turn, chains, counters, subscription, lanes, .. } = self else {
             return 0;
         };
         let mut burst = Burst::default();
+        // One budget for all queues: a guest with many of them must not hold up an lcore for as many times.
+        chains.clear();
         let (first, count) = (*turn, pairs.len());
         for at in (first..count).chain(0..first) {
             let Some(queue) = pairs[at].transmit.as_mut().filter(|queue| queue.is_usable()) else { continue };
@@ -140,7 +156,9 @@ impl Lane {
     #[inline]
     pub fn enqueue(&mut self, frames: &[Frame<'_>]) -> usize {
         let mut burst = Burst::default();
+        self.chains.clear();
         match *self.receiving {
+            _ if !self.may_serve() => self.counters.count_drops(PortDrop::QueueOff, frames.len() as u64),
             [] => self.counters.count_drops(PortDrop::QueueOff, frames.len() as u64),
             [only] => self.put(only, frames, &mut burst),
             _ => self.spread(frames, &mut burst),
@@ -257,6 +275,15 @@ impl Lane {
         self.receiving.clear();
         self.chains.clear();
         self.setup = None;
+    }
+
+    /// Whether the port is open and no page of the guest's memory was lost: each further look there could be one
+    /// more SIGBUS. Control ends the session in both cases, but not at once.
+    #[inline]
+    fn may_serve(&self) -> bool {
+        let is_lost = self.setup.as_ref().is_some_and(|setup| setup.memory.is_lost());
+        let is_closed = self.is_closed.load(Ordering::Relaxed) && !cfg!(feature = "sabotage-closed-port");
+        !is_closed && (!is_lost || cfg!(feature = "sabotage-lost-memory"))
     }
 
     fn find_receiving(&mut self) {

@@ -329,7 +329,7 @@ impl Window {
 /// `offset` if it is less than `places`, else 0, without a branch: after a mispredicted bound check, speculation
 /// reads at the region's start and not where the guest likes (Spectre, variant 1).
 #[inline]
-fn bounded(offset: u64, places: u64) -> u64 {
+pub(crate) fn bounded(offset: u64, places: u64) -> u64 {
     // The sign of either term is set exactly if offset >= places, as both are far below 2^63 where it matters.
     let outside = opaque(offset | (places - 1).wrapping_sub(offset));
     offset & !((outside.cast_signed() >> 63).cast_unsigned())

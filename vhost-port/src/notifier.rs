@@ -6,7 +6,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::thread::{JoinHandle, Thread};
 
@@ -64,12 +64,25 @@ impl Notifier {
     /// If it is no eventfd.
     pub fn bell(&self, call: File) -> io::Result<Arc<Bell>> {
         self.probe.lock().unwrap_or_else(PoisonError::into_inner).raise(call.as_fd())?;
-        Ok(self.silent_bell(call))
+        Ok(self.keep(call))
     }
 
-    /// A bell that raises this eventfd when it is rung. Should it be none, ringing does nothing.
-    #[must_use]
-    pub fn silent_bell(&self, call: File) -> Arc<Bell> {
+    /// A bell that raises this eventfd only when it is rung.
+    ///
+    /// Whoever lets go of a bell last closes its descriptor, and that may be the thread that serves every guest: an
+    /// eventfd closes at once, a socket with unsent data need not.
+    ///
+    /// # Errors
+    /// If it is no eventfd.
+    pub fn silent_bell(&self, call: File) -> io::Result<Arc<Bell>> {
+        let link = format!("/proc/self/fd/{}", call.as_raw_fd());
+        if std::fs::read_link(link)?.as_os_str() != "anon_inode:[eventfd]" {
+            return Err(io::Error::from_raw_os_error(libc::EINVAL));
+        }
+        Ok(self.keep(call))
+    }
+
+    fn keep(&self, call: File) -> Arc<Bell> {
         let bell = Arc::new(Bell {
             is_wished: AtomicBool::new(false),
             call: call.into(),

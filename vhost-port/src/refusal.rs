@@ -142,7 +142,7 @@ pub enum Refusal {
     #[error(transparent)]
     Memory(#[from] MemoryError),
     /// A file descriptor that raises no interrupt.
-    #[error("call descriptor of queue {queue} is no eventfd: {source}")]
+    #[error("call or error descriptor of queue {queue} is no eventfd: {source}")]
     Call {
         /// The queue.
         queue: usize,

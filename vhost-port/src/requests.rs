@@ -319,10 +319,11 @@ impl Device<'_> {
     ) -> Result<Option<std::sync::Arc<Bell>>, Refusal> {
         let Some(file) = file else { return Ok(None) };
         let notifier = &self.terms.notifier;
-        match raised {
-            Raised::Now => notifier.bell(file).map(Some).map_err(|source| Refusal::Call { queue, source }),
-            Raised::OnError => Ok(Some(notifier.silent_bell(file))),
-        }
+        let bell = match raised {
+            Raised::Now => notifier.bell(file),
+            Raised::OnError => notifier.silent_bell(file),
+        };
+        bell.map(Some).map_err(|source| Refusal::Call { queue, source })
     }
 
     fn set_mtu(&mut self, message: &Message) -> Result<(), Refusal> {

@@ -65,7 +65,8 @@ pub struct Status {
 #[derive(Debug)]
 pub(crate) struct Shared {
     is_ended: AtomicBool,
-    is_closed: AtomicBool,
+    /// Lanes look at it too.
+    is_closed: Arc<AtomicBool>,
     wake: OwnedFd,
     status: Mutex<Status>,
     faults: FaultCounts,
@@ -126,13 +127,16 @@ pub fn open(terms: Terms, listener: UnixListener, lanes: usize) -> io::Result<(S
     check(&terms)?;
     listener.set_nonblocking(true)?;
     let (publisher, subscriptions) = publication(lanes, terms.queue_count());
+    let is_closed = Arc::<AtomicBool>::default();
     let lanes: Vec<Lane> = subscriptions
         .into_iter()
-        .map(|subscription| Lane::new(subscription, lanes, Arc::new(LaneCounters::default())))
+        .map(|subscription| {
+            Lane::new(subscription, lanes, Arc::new(LaneCounters::default())).closed_by(is_closed.clone())
+        })
         .collect();
     let shared = Arc::new(Shared {
         is_ended: AtomicBool::new(false),
-        is_closed: AtomicBool::new(false),
+        is_closed,
         wake: eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?,
         status: Mutex::default(),
         faults: FaultCounts::default(),
@@ -176,7 +180,7 @@ impl Server {
         &self.shared.faults
     }
 
-    /// Ends the session. Who connects is turned away until [`Self::reopen`].
+    /// Ends the session; lanes serve nothing of it from now on. Who connects is turned away until [`Self::reopen`].
     pub fn close(&self) {
         self.shared.is_closed.store(true, Ordering::Release);
         self.shared.raise();
@@ -192,6 +196,7 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         self.shared.is_ended.store(true, Ordering::Release);
+        self.shared.is_closed.store(true, Ordering::Release);
         self.shared.raise();
         if self.has_ended.recv_timeout(END_PATIENCE).is_err() {
             log::error!("port {}: its control thread is held up by its frontend and left behind", self.name);

@@ -6,6 +6,7 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::ptr::NonNull;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
 
@@ -36,24 +37,24 @@ const QUEUE_BYTES: u64 = 0x8000;
 const AVAIL_AT: u64 = 0x4000;
 const USED_AT: u64 = 0x5000;
 
-/// Nobody watches.
-#[derive(Debug)]
-struct Unwatched;
+/// Says that pages are lost when the test says so.
+#[derive(Clone, Debug, Default)]
+struct Loss(Arc<AtomicBool>);
 
-impl MemoryWatch for Unwatched {
+impl MemoryWatch for Loss {
     fn is_lost(&self) -> bool {
-        false
+        self.0.load(Ordering::Relaxed)
     }
 }
 
-impl MemoryWatcher for Unwatched {
+impl MemoryWatcher for Loss {
     unsafe fn watch(
         &self,
         _: NonNull<u8>,
         _: usize,
         _: usize,
     ) -> Result<Box<dyn MemoryWatch>, Box<dyn std::error::Error + Send + Sync>> {
-        Ok(Box::new(Self))
+        Ok(Box::new(self.clone()))
     }
 }
 
@@ -109,6 +110,7 @@ pub struct TestGuest {
     shape: TestGuestShape,
     file: File,
     memory: GuestMemory,
+    loss: Loss,
     /// The lane that serves all its queues.
     pub lane: Lane,
     publisher: Publisher<DeviceSetup>,
@@ -123,12 +125,13 @@ impl TestGuest {
     /// If the system gives no memory.
     #[must_use]
     pub fn new(shape: TestGuestShape) -> Self {
-        let (file, memory) = make_memory();
+        let loss = Loss::default();
+        let (file, memory) = make_memory(&loss);
         let (publisher, mut subscriptions) = publication(1, 2 * shape.pairs);
         let subscription = subscriptions.remove(0);
         let lane = Lane::new(subscription, 1, Arc::new(LaneCounters::default()));
         let offered = vec![shape.first_index; 2 * shape.pairs];
-        let mut guest = Self { shape, file, memory, lane, publisher, offered, start: 0 };
+        let mut guest = Self { shape, file, memory, loss, lane, publisher, offered, start: 0 };
         guest.restart();
         guest
     }
@@ -145,6 +148,11 @@ impl TestGuest {
         }
         let setup = self.setup();
         self.publish(setup);
+    }
+
+    /// From now on a page of its memory is lost.
+    pub fn lose_memory(&self) {
+        self.loss.0.store(true, Ordering::Relaxed);
     }
 
     /// Publishes a setup, and lets the lane take it up.
@@ -315,13 +323,13 @@ fn file_offset(address: u64) -> u64 {
     if address >= BUFFERS_AT { address - BUFFERS_AT } else { address - RINGS_AT + REGION_BYTES }
 }
 
-fn make_memory() -> (File, GuestMemory) {
+fn make_memory(loss: &Loss) -> (File, GuestMemory) {
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
     let file = File::from(memfd_create("test-guest", flags).expect("a memfd"));
     ftruncate(&file, 2 * REGION_BYTES).expect("two megabytes");
     fcntl_add_seals(&file, SealFlags::SHRINK).expect("a seal");
     let limits = MemoryLimits { regions: 2, bytes: 2 * REGION_BYTES, accept_unsealed: false };
-    let rules = MemoryRules { limits: &limits, watcher: &Unwatched };
+    let rules = MemoryRules { limits: &limits, watcher: loss };
     let mut memory = GuestMemory::default();
     for (guest_start, file_offset_bytes) in [(BUFFERS_AT, 0), (RINGS_AT, REGION_BYTES)] {
         let user_start = guest_start + (1 << 40);

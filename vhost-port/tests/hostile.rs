@@ -568,12 +568,14 @@ fn a_storm_of_messages_is_slowed_down_and_nothing_else() {
 // Descriptors to interrupt by.
 
 #[test]
-fn a_call_descriptor_that_is_no_eventfd_ends_the_session() {
+fn a_call_or_error_descriptor_that_is_no_eventfd_ends_the_session() {
     let (_end, pipe) = rustix::pipe::pipe().unwrap();
     let (socket, _peer) = std::os::unix::net::UnixStream::pair().unwrap();
     let files: [OwnedFd; 3] = [pipe, socket.into(), sealed(PAGE).into()];
     for file in &files {
-        refused(Request::SET_VRING_CALL, &words(&[0]), &[borrow(file)], Fault::CallKind);
+        for request in [Request::SET_VRING_CALL, Request::SET_VRING_ERR] {
+            refused(request, &words(&[0]), &[borrow(file)], Fault::CallKind);
+        }
     }
 }
 

@@ -129,6 +129,8 @@ pub const ALL: &[Sabotage] = &[
     vhost("sabotage-byte-budget", "a_burst_ends_when_its_bytes_are_spent"),
     vhost("sabotage-room", "takes_a_frame_that_fills_its_room_and_drops_one_byte_more"),
     vhost("sabotage-guest-room", "fills_a_buffer_to_its_end_and_not_one_byte_further"),
+    vhost("sabotage-lost-memory", "lost_memory_is_looked_at_no_more"),
+    vhost("sabotage-closed-port", "a_closed_port_serves_nothing_even_before_its_session_ends"),
     vhost("sabotage-checksum-bound", "completes_a_checksum_at_the_very_end_and_refuses_it_one_byte_later"),
     handover("sabotage-notify-fence", "no_interrupt_is_missed_by_a_driver_that_asks_and_looks_again"),
     check("sabotage-reference-held", "refuses_a_reference_that_was_never_brought"),

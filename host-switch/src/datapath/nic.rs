@@ -143,11 +143,19 @@ impl NicLane {
         domain: &mut DomainLane,
     ) {
         self.lane.adopt();
-        while let Some(mbuf) = mbufs.take_first() {
-            let header = &mut self.headers[0];
-            copy_header(&mbuf, header);
-            let outgoing = in_mbuf(&mbuf, header);
-            deliver(&mut self.lane, &[outgoing], counters, &mut domain.state);
+        while !mbufs.is_empty() {
+            // A burst at a time, freed at the end of the round: the guest has one budget for all of it.
+            let part: [Option<Mbuf>; NIC_BURST] = std::array::from_fn(|_| mbufs.take_first());
+            for (mbuf, header) in part.iter().flatten().zip(self.headers.iter_mut()) {
+                copy_header(mbuf, header);
+            }
+            let mut outgoing = [GuestFrame::whole(Segment::EMPTY, 0); NIC_BURST];
+            let mut count = 0;
+            for ((mbuf, header), slot) in part.iter().flatten().zip(self.headers.iter()).zip(&mut outgoing) {
+                *slot = in_mbuf(mbuf, header);
+                count += 1;
+            }
+            deliver(&mut self.lane, &outgoing[..count], counters, &mut domain.state);
         }
     }
 

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::features::Features;
-use crate::test_guest::{TestGuest, TestGuestShape, buffer_at};
+use crate::test_guest::{INDIRECT, NEXT, TestDescriptor, TestGuest, TestGuestShape, buffer_at};
 
 const FRAME: [u8; 60] = [0xab; 60];
 
@@ -52,6 +52,55 @@ fn frames_of_one_flow_go_to_one_queue_and_flows_are_spread() {
     let frames: Vec<_> = (0..100).map(flow).chain((0..20).map(|_| flow(2))).collect();
     assert_eq!(guest.lane.enqueue(&frames), 120);
     assert_eq!([0, 2, 4, 6].map(|queue| guest.used_count(queue)), [25, 25, 45, 25]);
+}
+
+#[test]
+fn lost_memory_is_looked_at_no_more() {
+    let mut guest = TestGuest::new(TestGuestShape::default());
+    guest.send(1, 0, &FRAME);
+    guest.lend(0, 1, 2048);
+    guest.lose_memory();
+    assert_eq!(take(&mut guest, 8), 0);
+    assert_eq!(guest.lane.enqueue(&[flow(0), flow(1)]), 0);
+    assert_eq!(guest.lane.counters().drops(PortDrop::QueueOff), 2);
+    assert_eq!([0, 1].map(|queue| guest.used_count(queue)), [0, 0]);
+}
+
+#[test]
+fn a_closed_port_serves_nothing_even_before_its_session_ends() {
+    let mut guest = TestGuest::new(TestGuestShape::default());
+    guest.send(1, 0, &FRAME);
+    guest.lend(0, 1, 2048);
+    guest.lane.is_closed.store(true, Ordering::Relaxed);
+    assert!(!guest.lane.is_receiving());
+    assert_eq!(take(&mut guest, 8), 0);
+    assert_eq!(guest.lane.enqueue(&[flow(0)]), 0);
+    assert_eq!(guest.lane.counters().drops(PortDrop::QueueOff), 1);
+    guest.lane.is_closed.store(false, Ordering::Relaxed);
+    assert_eq!((take(&mut guest, 8), guest.lane.enqueue(&[flow(0)])), (1, 1));
+}
+
+#[test]
+fn queues_share_the_budget_of_a_burst() {
+    let mut guest = TestGuest::new(TestGuestShape { pairs: 3, size: 64, ..TestGuestShape::default() });
+    let table = buffer_at(63);
+    for number in 0..64 {
+        // 63 times nothing, and then a frame too short to be one.
+        let flags = if number == 63 { 0 } else { NEXT };
+        let len_bytes = u32::from(number == 63);
+        let piece = TestDescriptor { address: buffer_at(0), len_bytes, flags, next: number + 1 };
+        guest.write(table + 16 * u64::from(number), &piece.bytes());
+        let whole = TestDescriptor { address: table, len_bytes: 1024, flags: INDIRECT, next: 0 };
+        for queue in [1, 3, 5] {
+            guest.describe(queue, number, whole);
+            guest.offer(queue, number);
+        }
+    }
+    assert_eq!(take(&mut guest, 32), 0);
+    // 16 tables of 64 descriptors, whichever queue they are in.
+    assert_eq!([1, 3, 5].map(|queue| guest.used_count(queue)), [16, 0, 0]);
+    assert_eq!(take(&mut guest, 32), 0);
+    assert_eq!([1, 3, 5].map(|queue| guest.used_count(queue)), [16, 16, 0]);
 }
 
 #[test]
