@@ -34,6 +34,10 @@ const fn check(feature: &'static str, test: &'static str) -> Sabotage {
     Sabotage { package: "switch-core", feature, build: LIB, test }
 }
 
+const fn flow(feature: &'static str, test: &'static str) -> Sabotage {
+    Sabotage { package: "flow-table", feature, build: LIB, test }
+}
+
 const fn vhost(feature: &'static str, test: &'static str) -> Sabotage {
     Sabotage { package: "vhost-port", feature, build: LIB, test }
 }
@@ -118,6 +122,17 @@ pub const ALL: &[Sabotage] = &[
     check("sabotage-pin", "a_buffer_whose_chain_is_done_waits_for_its_observers"),
     check("sabotage-flow", "where_none_is_chosen_by_flow_all_flows_go_the_same_way"),
     check("sabotage-share", "domains_that_always_have_work_get_what_their_weights_say"),
+    flow("sabotage-unanswered-limit", "a_server_that_replies_to_every_first_packet_answers_no_flow"),
+    flow("sabotage-unanswered-order", "the_oldest_unanswered_flow_makes_room_however_much_it_sends"),
+    flow("sabotage-answered", "ten_thousand_established_flows_outlive_five_million_first_packets"),
+    flow(
+        "sabotage-generation",
+        "an_id_of_a_flow_that_has_ended_names_nothing_even_when_the_slot_is_in_use_again",
+    ),
+    flow("sabotage-full-key", "flows_that_share_bucket_and_tag_are_told_apart_by_their_keys"),
+    flow("sabotage-spilled", "flows_beyond_their_first_bucket_are_found_in_the_second"),
+    flow("sabotage-epoch", "a_decision_holds_for_its_direction_until_the_next_epoch"),
+    flow("sabotage-seed", "where_flows_meet_hangs_on_the_seed"),
     vhost("sabotage-avail-jump", "an_index_that_claims_one_chain_more_than_the_ring_holds_breaks_it"),
     vhost("sabotage-head-bound", "a_chain_that_starts_right_behind_the_table_breaks_the_ring"),
     vhost("sabotage-next-bound", "a_next_descriptor_right_behind_the_table_breaks_the_ring"),
