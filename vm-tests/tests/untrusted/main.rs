@@ -1,8 +1,11 @@
 //! Virtual machines that nobody trusts: real guests with ordinary drivers, whose packets are copied in and out.
 
+mod debian;
+mod measurement;
+
 use std::fs;
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use lab::child::Child;
 use lab::journal::Change;
@@ -17,6 +20,9 @@ use vm_tests::scene::assert_conserved;
 const BOOT_LIMIT: Duration = Duration::from_secs(180);
 const TRANSFER_LIMIT: Duration = Duration::from_secs(180);
 const GUEST: &str = "10.1.0.9";
+/// The address that Debian's NIC gets by DHCP.
+const DEBIAN: &str = "10.1.0.50";
+const DEBIAN_MAC: &str = "02:00:00:00:00:99";
 /// What a guest shows when it has an address.
 const CONNECTED: &str = "netvm-guest: eth0 has address";
 
@@ -308,138 +314,4 @@ fn vm_order(scene: &Scene, act: &str) {
     let mut command = Command::new(scene.artifacts.program("netvm"));
     command.args(["vm", act, "web0", "--switch", &scene.switch_name()]);
     lab::child::run_command(command).unwrap_or_else(|err| panic!("{err}"));
-}
-
-/// The address that Debian's NIC gets by DHCP.
-const DEBIAN: &str = "10.1.0.50";
-const DEBIAN_MAC: &str = "02:00:00:00:00:99";
-const DEBIAN_BOOT_LIMIT: Duration = Duration::from_secs(400);
-
-/// An unmodified Debian behind this device of a port, whose packets have `mtu_bytes`, and with the forwarder between
-/// them if that is wanted. Its own NIC takes 9000 bytes always.
-fn debian(folder: &str, device: &str, mtu_bytes: u16, through_forwarder: bool) -> String {
-    let keys =
-        "disk = \"DIR/root.ext4\"\nmemory_mib = 768\nkernel_args = \"root=/dev/vda rw net.ifnames=0\"\n";
-    let nic = config::nic("eth0", "out", &format!("mtu_bytes = 9000\nmac = \"{DEBIAN_MAC}\""));
-    let own = config::untrusted_vm("web0", keys, &nic)
-        .replace("KERNEL", &format!("{folder}/vmlinuz"))
-        .replace("INITRAMFS", &format!("{folder}/initrd.img"));
-    let path: &[&str] = if through_forwarder { &["forwarder"] } else { &[] };
-    let forwarder = [config::service("forwarder", ""), config::process("fwd0", "forwarder", "")].concat();
-    [
-        SWITCH_AND_DOMAIN.replace("region_mib = 16", "region_mib = 32\nbuffer_stride_bytes = 9280"),
-        UPLINK
-            .replace("net_af_packet0,iface=IDc", device)
-            .replace("\"in\"", &format!("\"in\"\nmtu_bytes = {mtu_bytes}")),
-        config::chain("in", path, "web0.eth0"),
-        config::chain("out", path, "uplink"),
-        own,
-        if through_forwarder { forwarder } else { String::new() },
-    ]
-    .concat()
-}
-
-/// Measures both directions for five seconds each.
-fn assert_measures(host: &Namespace, what: &str) {
-    for (direction, arguments) in [("to the guest", &[][..]), ("from the guest", &["--reverse"])] {
-        wait_for_server(host);
-        let mut command = host.command("iperf3");
-        command.args(["--json", "--client", DEBIAN, "--time", "5"]).args(arguments);
-        let output = lab::child::run_command(command).unwrap_or_else(|err| panic!("{err}"));
-        let bytes = arrived(&output.stdout);
-        println!("{what}, {direction}: {} Mbit/s", bytes * 8 / 5_000_000);
-        assert!(bytes > 8 << 20, "{what}, {direction}: {bytes} bytes in 5 s");
-    }
-}
-
-/// Waits until the server takes a test: between two it does not listen for a moment.
-fn wait_for_server(host: &Namespace) {
-    let deadline = Instant::now() + Duration::from_secs(30);
-    while host.run("iperf3", &["--client", DEBIAN, "--bytes", "1K"]).is_err() {
-        assert!(Instant::now() < deadline, "iperf3 takes no test");
-        std::thread::sleep(Duration::from_millis(500));
-    }
-    std::thread::sleep(Duration::from_secs(1));
-}
-
-/// The bytes that an iperf3 report says have arrived.
-fn arrived(json: &[u8]) -> u64 {
-    let report: serde_json::Value = serde_json::from_slice(json).expect("a report");
-    report["end"]["sum_received"]["bytes"].as_u64().unwrap_or_else(|| panic!("{report}"))
-}
-
-/// Waits until Debian answers, and its iperf3 server too, which is among the last of its services.
-fn wait_for_debian(switch: &mut Switch, host: &Namespace) {
-    let started = Instant::now();
-    let is_up = || host.run("iperf3", &["--client", DEBIAN, "--bytes", "1K"]).is_ok();
-    while ping(host, DEBIAN, 1, 200).expect("a ping").answered == 0 || !is_up() {
-        assert!(started.elapsed() < DEBIAN_BOOT_LIMIT, "no answer from {DEBIAN}");
-        switch.child().check_alive().unwrap_or_else(|err| panic!("{err}"));
-        std::thread::sleep(Duration::from_millis(500));
-    }
-    println!("iperf3 answers {} s after the boot began", started.elapsed().as_secs());
-}
-
-#[test]
-#[ignore = "needs a Debian root, which takes minutes to make: cargo xtask test --long virtual"]
-fn an_unmodified_debian_gets_its_address_by_dhcp_and_outlives_its_switch() {
-    let folder = std::env::var(lab::artifacts::DEBIAN_DIR_VAR).expect("a Debian: cargo xtask test --long");
-    let scene = Scene::new();
-    // It is written to; the copy takes room for what is in it only.
-    let mut copy = Command::new("cp");
-    copy.arg("--sparse=always").arg(format!("{folder}/root.ext4")).arg(scene.dir.join("root.ext4"));
-    lab::child::run_command(copy).unwrap_or_else(|err| panic!("{err}"));
-    let host = scene.host("c", "10.1.0.2/24", None);
-    let _dhcp = dhcp_server(&scene, &host);
-    let cable = "net_af_packet0,iface=IDc";
-    let mut switch = scene.switch(&debian(&folder, cable, 1500, false));
-    let vm = start(&scene, &mut switch, "web0");
-    wait_for_debian(&mut switch, &host);
-    assert!(ping(&host, DEBIAN, 20, 100).unwrap().answered >= 19);
-    assert_measures(&host, "through the switch, MTU 1500");
-    let process = qemu(&mut switch);
-
-    // The switch dies under a measurement, and comes back with a trusted service in the chain.
-    wait_for_server(&host);
-    let mut command = host.command("iperf3");
-    command
-        .args(["--json", "--client", DEBIAN, "--time", "20", "--logfile"])
-        .arg(scene.dir.join("iperf.json"));
-    let mut measurement = Child::spawn("iperf", command, &scene.dir, &scene.journal).unwrap();
-    std::thread::sleep(Duration::from_secs(4));
-    switch.kill().unwrap();
-    std::thread::sleep(Duration::from_secs(2));
-    let mut switch = scene.switch(&debian(&folder, cable, 1500, true));
-    let forwarder = switch.start_process("fwd0", "forwarder", &[]).unwrap();
-    assert!(measurement.wait(Duration::from_secs(60)).unwrap().success());
-    let bytes = arrived(&fs::read(scene.dir.join("iperf.json")).unwrap());
-    println!("with the switch away for two of 20 s: {} Mbit/s", bytes * 8 / 20_000_000);
-    assert_eq!(qemu(&mut switch), process);
-    assert_measures(&host, "through a trusted chain, MTU 1500");
-    assert!(switch.status().unwrap().endpoint_of("fwd0").unwrap().returned > 10_000);
-    drop(forwarder);
-    switch.stop().unwrap();
-
-    // Packet sockets of DPDK take no long frames, libpcap does: the same VM on other switches.
-    let far = Namespace::create(&format!("nv-{}t", scene.id), &scene.journal).unwrap();
-    far.cable(&format!("{}t", scene.id), "10.1.0.2/24", 9000).unwrap();
-    // A cable that was out makes systemd-networkd ask for its address again.
-    let _dhcp_too = dhcp_server(&scene, &far);
-    for through_forwarder in [false, true] {
-        let long = "net_pcap0,rx_iface_in=IDt,tx_iface=IDt";
-        let mut switch = scene.switch(&debian(&folder, long, 9000, through_forwarder));
-        let forwarder = through_forwarder.then(|| switch.start_process("fwd0", "forwarder", &[]).unwrap());
-        wait_for_debian(&mut switch, &far);
-        far.run("ping", &["-c", "1", "-M", "do", "-s", "8972", DEBIAN]).expect("a long ping");
-        let what = if through_forwarder { "through a trusted chain" } else { "through the switch" };
-        assert_measures(&far, &format!("{what}, MTU 9000"));
-        let status = switch.status().unwrap();
-        let port = status.port("web0.eth0").unwrap();
-        assert_eq!(port.nic.as_ref().unwrap().faults.values().sum::<u64>(), 0, "{port:?}");
-        assert_conserved(&status);
-        assert_eq!(qemu(&mut switch), process);
-        drop(forwarder);
-        switch.stop().unwrap();
-    }
-    drop(vm);
 }
