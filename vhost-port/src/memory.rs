@@ -36,7 +36,8 @@ pub struct RegionClaim {
 pub struct MemoryLimits {
     /// Most regions, at most [`REGIONS_MAX`].
     pub regions: usize,
-    /// Most bytes of all regions together: all of them are populated on behalf of this process.
+    /// Most bytes that are mapped for all regions together, in whole pages of their files: all of them are
+    /// populated on behalf of this process.
     pub bytes: u64,
     /// Whether a file may be truncated while it is mapped: no seal is asked for then.
     pub accept_unsealed: bool,
@@ -99,7 +100,7 @@ pub enum MemoryError {
         allowed: usize,
     },
     /// Too large.
-    #[error("{bytes} bytes of guest memory, at most {allowed} are taken")]
+    #[error("{bytes} bytes of guest memory, in whole pages; at most {allowed} are taken")]
     TooLarge {
         /// How many there would be.
         bytes: u64,
@@ -186,11 +187,12 @@ impl GuestMemory {
         }
         check_range(&claim)?;
         check_inside_file(&claim, &file)?;
-        self.check_limits(&claim, rules.limits)?;
+        let extent = Extent::of(&claim, &file);
+        self.check_limits(extent, rules.limits)?;
         self.check_overlap(&claim)?;
         let region = match earlier.region_like(&claim, &file) {
             Some(known) => known,
-            None => Arc::new(Region::map(claim, file, rules.watcher)?),
+            None => Arc::new(Region::map(claim, extent, file, rules.watcher)?),
         };
         let mut next = self.clone();
         next.push(region);
@@ -223,13 +225,12 @@ impl GuestMemory {
         self.regions.push(region);
     }
 
-    fn check_limits(&self, claim: &RegionClaim, limits: &MemoryLimits) -> Result<(), MemoryError> {
+    fn check_limits(&self, extent: Extent, limits: &MemoryLimits) -> Result<(), MemoryError> {
         let (regions, allowed) = (self.regions.len() + 1, limits.regions.min(REGIONS_MAX));
         if regions > allowed {
             return Err(MemoryError::TooMany { regions, allowed });
         }
-        let so_far: u64 = self.windows.iter().map(|window| window.len_bytes).sum();
-        let bytes = so_far.saturating_add(claim.len_bytes);
+        let bytes = self.bytes().saturating_add(extent.len_bytes);
         if bytes > limits.bytes {
             return Err(MemoryError::TooLarge { bytes, allowed: limits.bytes });
         }
@@ -256,10 +257,10 @@ impl GuestMemory {
         self.regions.len()
     }
 
-    /// Bytes of all regions.
+    /// Bytes that are mapped, in whole pages.
     #[must_use]
     pub fn bytes(&self) -> u64 {
-        self.windows.iter().map(|window| window.len_bytes).sum()
+        self.regions.iter().map(|region| region.mapping.size() as u64).sum()
     }
 
     /// Whether a page of it was lost (holes punched, file truncated): what is read there now is not the guest's.
@@ -366,18 +367,38 @@ fn check_inside_file(claim: &RegionClaim, file: &MemoryFile) -> Result<(), Memor
     Ok(())
 }
 
-impl Region {
-    fn map(claim: RegionClaim, file: MemoryFile, watcher: &dyn MemoryWatcher) -> Result<Self, MemoryError> {
+/// What of a file is mapped for a region: whole pages of it, be they huge.
+#[derive(Clone, Copy, Debug)]
+struct Extent {
+    start_bytes: u64,
+    /// Bytes of it before the region begins.
+    lead_bytes: u64,
+    len_bytes: u64,
+}
+
+impl Extent {
+    /// Of a claim that `check_range` has passed, so that no sum wraps.
+    fn of(claim: &RegionClaim, file: &MemoryFile) -> Self {
         let page_bytes = file.page_bytes();
-        // Files of huge pages are mapped by whole ones. Neither sum wraps: `check_range`.
-        let map_start = claim.file_offset_bytes & !(page_bytes - 1);
-        let lead_bytes = claim.file_offset_bytes - map_start;
+        let start_bytes = claim.file_offset_bytes & !(page_bytes - 1);
+        let lead_bytes = claim.file_offset_bytes - start_bytes;
         let len_bytes = (lead_bytes + claim.len_bytes).next_multiple_of(page_bytes);
-        let identity = file.identity();
+        Self { start_bytes, lead_bytes, len_bytes }
+    }
+}
+
+impl Region {
+    fn map(
+        claim: RegionClaim,
+        Extent { start_bytes, lead_bytes, len_bytes }: Extent,
+        file: MemoryFile,
+        watcher: &dyn MemoryWatcher,
+    ) -> Result<Self, MemoryError> {
+        let (identity, page_bytes) = (file.identity(), file.page_bytes());
         #[allow(clippy::cast_possible_truncation, reason = "usize is 64 bits wide: checked in lib.rs")]
         let (map_len, lead, page) = (len_bytes as usize, lead_bytes as usize, page_bytes as usize);
         let mapping = MmapRegionBuilder::new(map_len)
-            .with_file_offset(FileOffset::new(file.into_file(), map_start))
+            .with_file_offset(FileOffset::new(file.into_file(), start_bytes))
             .with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE)
             .with_mmap_flags(libc::MAP_SHARED)
             .build()

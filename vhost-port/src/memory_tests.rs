@@ -138,6 +138,21 @@ fn takes_as_many_regions_and_bytes_as_its_limits_say() {
 }
 
 #[test]
+fn bytes_count_in_whole_pages_however_little_of_them_is_claimed() {
+    let counting = Counting::default();
+    let large = one(0, (1 << 20) - PAGE);
+    let two_bytes = |file_offset_bytes| RegionClaim { file_offset_bytes, ..claim(1 << 30, 2) };
+    let inside = add_of(&large, two_bytes(PAGE - 2), memfd(2 * PAGE), &counting).unwrap();
+    assert_eq!(inside.bytes(), 1 << 20);
+    let across = add_of(&large, two_bytes(PAGE - 1), memfd(2 * PAGE), &counting);
+    let bytes = (1 << 20) + PAGE;
+    assert!(
+        matches!(across, Err(MemoryError::TooLarge { bytes: counted, .. }) if counted == bytes),
+        "{across:?}"
+    );
+}
+
+#[test]
 fn mappings_are_shared_by_tables_and_gone_with_the_last() {
     let counting = Counting::default();
     let mapped = || counting.mapped.load(Ordering::Relaxed);
