@@ -13,6 +13,7 @@ use crate::features::{Features, Negotiated};
 use crate::guest_bytes::shared_u16;
 use crate::inflight::Inflight;
 use crate::lane::broken_name;
+use crate::log_budget::LogBudget;
 use crate::memory::GuestMemory;
 use crate::notifier::Bell;
 use crate::publication::Publisher;
@@ -97,6 +98,7 @@ pub(crate) struct Device<'p> {
     pub(crate) terms: &'p Terms,
     pub(crate) lanes: &'p mut Lanes,
     pub(crate) faults: &'p FaultCounts,
+    log: &'p LogBudget,
     pub(crate) features: Option<Negotiated>,
     pub(crate) protocol: VhostUserProtocolFeatures,
     pub(crate) memory: GuestMemory,
@@ -106,11 +108,17 @@ pub(crate) struct Device<'p> {
 }
 
 impl<'p> Device<'p> {
-    pub(crate) fn new(terms: &'p Terms, lanes: &'p mut Lanes, faults: &'p FaultCounts) -> Self {
+    pub(crate) fn new(
+        terms: &'p Terms,
+        lanes: &'p mut Lanes,
+        faults: &'p FaultCounts,
+        log: &'p LogBudget,
+    ) -> Self {
         Self {
             terms,
             lanes,
             faults,
+            log,
             features: None,
             protocol: VhostUserProtocolFeatures::empty(),
             memory: GuestMemory::default(),
@@ -231,9 +239,10 @@ impl<'p> Device<'p> {
             if report.broken() != 0 && !running.is_known_broken {
                 running.is_known_broken = true;
                 self.faults.count(Fault::QueueBroken);
-                let (port, why) = (&self.terms.name, broken_name(report.broken()).unwrap_or("unknown"));
-                log::warn!(
-                    "port {port}: queue {number} is not served until its driver sets it up anew: {why}"
+                let why = broken_name(report.broken()).unwrap_or("unknown");
+                self.log.say(
+                    log::Level::Warn,
+                    format_args!("queue {number} is not served until its driver sets it up anew: {why}"),
                 );
                 queue.error.iter().for_each(|bell| bell.ring());
             }

@@ -35,6 +35,7 @@ mod inflight;
 mod interrupt;
 pub mod lane;
 pub mod lane_counters;
+mod log_budget;
 pub mod memory;
 pub mod memory_file;
 pub mod memory_watch;

@@ -6,6 +6,7 @@ use crate::device::{Device, Lanes};
 use crate::features::Negotiated;
 use crate::lane::Lane;
 use crate::lane_counters::LaneCounters;
+use crate::log_budget::LogBudget;
 use crate::publication::publication;
 use crate::refusal::{FaultCounts, Refusal};
 use crate::server::QueueStatus;
@@ -36,7 +37,8 @@ pub enum Heard {
 pub fn rehearse(terms: &Terms, stream: UnixStream, play: impl FnOnce(&mut Rehearsal<'_>, &mut Lane)) {
     let (publisher, mut subscriptions) = publication(1, terms.queue_count());
     let (mut lanes, faults) = (Lanes::new(publisher), FaultCounts::default());
-    let device = Device::new(terms, &mut lanes, &faults);
+    let log = LogBudget::new(&terms.name);
+    let device = Device::new(terms, &mut lanes, &faults, &log);
     let Ok(connection) = Connection::new(stream) else { return };
     let mut session = Rehearsal { connection, device };
     if let Some(subscription) = subscriptions.pop() {

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use log::Level;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::net::sockopt::socket_peercred;
 
@@ -16,6 +17,7 @@ use crate::device::{Device, Lanes};
 use crate::features::Features;
 use crate::lane::Lane;
 use crate::lane_counters::LaneCounters;
+use crate::log_budget::LogBudget;
 use crate::publication::{Publisher, publication};
 use crate::refusal::{Fault, FaultCounts};
 use crate::session::{self, Ending};
@@ -70,6 +72,7 @@ pub(crate) struct Shared {
     wake: OwnedFd,
     status: Mutex<Status>,
     faults: FaultCounts,
+    log: LogBudget,
 }
 
 impl Shared {
@@ -140,6 +143,7 @@ pub fn open(terms: Terms, listener: UnixListener, lanes: usize) -> io::Result<(S
         wake: eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?,
         status: Mutex::default(),
         faults: FaultCounts::default(),
+        log: LogBudget::new(&terms.name),
     });
     let (ended, has_ended) = channel();
     let (name, of_thread) = (terms.name.clone(), shared.clone());
@@ -248,19 +252,19 @@ fn one_session(
     shared: &Shared,
     listener: &UnixListener,
 ) -> Ending {
-    let name = &terms.name;
     let peer = socket_peercred(&stream).map_or_else(|_| "?".to_owned(), |peer| peer.pid.to_string());
-    log::info!("port {name}: process {peer} connected");
-    let mut device = Device::new(terms, lanes, &shared.faults);
+    shared.log.say(Level::Info, format_args!("process {peer} connected"));
+    let mut device = Device::new(terms, lanes, &shared.faults, &shared.log);
     shared.status().sessions += 1;
     shared.show(&device, true);
     let ending = session::run(stream, &mut device, shared, listener);
     match &ending {
-        Ending::Left(_) => log::info!("port {name}: process {peer} left"),
-        Ending::Stopped => log::info!("port {name}: closed"),
+        Ending::Left(_) => shared.log.say(Level::Info, format_args!("process {peer} left")),
+        Ending::Stopped => shared.log.say(Level::Info, format_args!("closed")),
         Ending::Refused(refusal) => {
             shared.faults.count(refusal.fault());
-            log::warn!("port {name}: session of process {peer} ended: {refusal}; it may connect again");
+            let ended = format_args!("session of process {peer} ended: {refusal}; it may connect again");
+            shared.log.say(Level::Warn, ended);
         }
     }
     ending
