@@ -21,7 +21,8 @@ enum VmCommand {
     /// List VMs and processes: their state, and what they did wrong.
     #[command(after_help = "Example:\n  netvm vm list --json")]
     List(ListArgs),
-    /// Take a VM's or process's rings, and answer no attach of it until `netvm vm attach`.
+    /// Take a VM's or process's rings, and answer no attach of it until `netvm vm attach`. Of an untrusted VM:
+    /// take out the cables of its NICs.
     #[command(after_help = "Example:\n  netvm vm detach fw0")]
     Detach(OneArgs),
     /// Let a detached VM or process in again.
@@ -76,8 +77,15 @@ fn list(run_dir: &Path, args: &ListArgs) -> Result<ExitCode, Failure> {
 }
 
 fn done(act: Act, status: &OwnerStatus) -> String {
-    let OwnerStatus { name, kind, pid, .. } = status;
+    let OwnerStatus { name, kind, pid, untrusted, .. } = status;
     match act {
+        Act::Detach if *untrusted => format!(
+            "{kind} {name} is detached: the cables of its NICs are out, and it runs on; `netvm vm attach {name}` \
+             puts them in again"
+        ),
+        Act::Attach if *untrusted => {
+            format!("{kind} {name} is let in: its QEMU connects its NICs again within a second or two")
+        }
         Act::Detach => format!(
             "{kind} {name} is detached: it gets no packets, and no attach of it is answered; what it holds stays \
              quarantined until it is proved that nothing of it runs; `netvm vm attach {name}` lets it in again"
@@ -96,7 +104,7 @@ pub(super) fn table(owners: &[OwnerStatus]) -> String {
         "{:<16} {:<8} {:<12} {:<10} {:>8}  violations",
         "name", "kind", "domain", "state", "process"
     );
-    for OwnerStatus { name, kind, domain, state, pid, out, violations, actions } in owners {
+    for OwnerStatus { name, kind, domain, state, pid, out, violations, actions, .. } in owners {
         let pid = if *pid == 0 { "-".to_owned() } else { pid.to_string() };
         let named = violations.values().flatten().filter(|(_, count)| **count > 0);
         let mut said: Vec<String> = named.map(|(name, count)| format!("{name}={count}")).collect();
@@ -154,6 +162,15 @@ mod tests {
         assert!(text.contains("  detached for 5 s: because\n"), "{text}");
         let text = table(&[detached("hand", None)]);
         assert!(text.contains("  detached until `netvm vm attach fw0`: because\n"), "{text}");
+    }
+
+    #[test]
+    fn what_is_said_of_an_untrusted_vm_is_about_cables_and_not_about_rings() {
+        let one = OwnerStatus { untrusted: true, ..detached("hand", None) };
+        let text = done(Act::Detach, &one);
+        assert!(text.starts_with("vm fw0 is detached: the cables of its NICs are out"), "{text}");
+        assert!(done(Act::Attach, &one).contains("connects its NICs again"));
+        assert!(done(Act::Detach, &detached("hand", None)).contains("stays quarantined"));
     }
 
     #[test]

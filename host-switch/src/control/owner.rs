@@ -250,6 +250,7 @@ impl Owner {
             domain: self.domain.clone(),
             state: state.to_owned(),
             pid: self.pid(),
+            untrusted: self.is_untrusted(),
             out: self.out.as_ref().map(Out::status),
             violations: self.account.conduct.counts(),
             actions: self.account.conduct.actions(),
@@ -515,11 +516,9 @@ impl Owner {
             }
             None | Some(Out::Policy { .. }) => {}
         }
-        log::warn!(
-            "{} detached by hand: no attach is answered until `netvm vm attach {}`",
-            self.called(),
-            self.name
-        );
+        let consequence =
+            if self.is_untrusted() { "the cables of its NICs are out" } else { "no attach is answered" };
+        log::warn!("{} detached by hand: {consequence} until `netvm vm attach {}`", self.called(), self.name);
         self.keep_out(Out::Hand, lending);
         Ok(())
     }
@@ -530,10 +529,12 @@ impl Owner {
     /// If it is not out, or its memory is lost.
     pub fn attach(&mut self, lending: &dyn Lending) -> Result<(), OrderError> {
         match &self.out {
-            None => Err(OrderError::NotNow(format!(
-                "{} is not detached; it is attached as soon as its NF asks",
-                self.called()
-            ))),
+            None => {
+                let asks = if self.is_untrusted() { "QEMU connects" } else { "NF asks" };
+                let called = self.called();
+                let why = format!("{called} is not detached; it is attached as soon as its {asks}");
+                Err(OrderError::NotNow(why))
+            }
             Some(out @ Out::Memory { .. }) => {
                 let why = out.describe(&self.name);
                 Err(OrderError::NotNow(format!("{} is detached {why}", self.called())))

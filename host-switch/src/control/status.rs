@@ -193,6 +193,9 @@ pub struct OwnerStatus {
     pub state: String,
     /// Its process, or its QEMU's; 0 = none.
     pub pid: i32,
+    /// Whether it is an untrusted VM: it has NICs instead of rings.
+    #[serde(default)]
+    pub untrusted: bool,
     /// Why it is kept out, if it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub out: Option<OutStatus>,
