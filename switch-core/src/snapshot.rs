@@ -94,6 +94,9 @@ pub struct ForwardingSpec {
     pub endpoints: Vec<EndpointSpec>,
     /// Chains.
     pub chains: Vec<ChainSpec>,
+    /// The chains among which the one is looked for that carries what an NF has made, in this order; none: all of
+    /// them, by number.
+    pub made_in: Option<Vec<ChainId>>,
     /// Rules in order; of each port the first match wins.
     pub rules: Vec<Rule>,
     /// Edges in order; of two domains the first that carries a packet takes it.
@@ -278,10 +281,14 @@ impl ForwardingSpec {
     /// The chain on which a packet that an instance made goes on after "next": the first one that has the
     /// service, from its last place there.
     fn made_path(&self, service: ServiceId) -> Option<(ChainId, u8)> {
-        (0..).map(ChainId).zip(&self.chains).find_map(|(id, chain)| {
-            let hop = chain.path.iter().rposition(|s| *s == service)?;
+        let place_in = |id: ChainId| {
+            let hop = self.chains.get(id.index())?.path.iter().rposition(|s| *s == service)?;
             Some((id, u8::try_from(hop).ok()?))
-        })
+        };
+        match &self.made_in {
+            Some(chains) => chains.iter().copied().find_map(place_in),
+            None => (0..).map(ChainId).take(self.chains.len()).find_map(place_in),
+        }
     }
 
     pub(crate) fn instances(&self, service: ServiceId) -> impl Iterator<Item = (EndpointId, DomainId)> + '_ {
@@ -322,6 +329,9 @@ impl ForwardingSpec {
             if let Some(chain) = port.chain {
                 self.check_chain("port", position, chain)?;
             }
+        }
+        for (position, chain) in self.made_in.iter().flatten().enumerate() {
+            self.check_chain("list of chains", position, *chain)?;
         }
         for (position, service) in self.services.iter().enumerate() {
             for target in &service.may_target {

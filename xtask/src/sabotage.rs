@@ -192,6 +192,11 @@ pub const ALL: &[Sabotage] = &[
         &["--test", "datapath_references"],
         "a_reference_ends_by_itself_shows_it_and_may_be_given_back_late",
     ),
+    datapath(
+        "sabotage-hold",
+        &["--test", "datapath_change"],
+        "a_chain_that_gets_shorter_under_traffic_loses_nothing_and_keeps_every_flow_in_order",
+    ),
     datapath("sabotage-egress-reread", SHARED, "headers_rewritten_behind_the_copy_do_not_leave"),
     datapath("sabotage-nic-reread", NIC, "headers_rewritten_behind_the_copy_do_not_reach_the_guest"),
     Sabotage {

@@ -42,10 +42,8 @@ impl Lcore {
             Message::Reclaim { endpoint, done } => _ = done.send(self.reclaim(endpoint)),
             Message::Audit { done } => _ = done.send(self.audit()),
             Message::Counters { done } => _ = done.send(self.report()),
-            Message::Forward { forwarding, done } => {
-                self.adopt_edges(&forwarding);
-                _ = done.send(std::mem::replace(&mut self.forwarding, forwarding));
-            }
+            Message::Change { change, done } => self.change(change, done),
+            Message::Carried { chains, done } => _ = done.send(self.carried(&chains)),
             #[cfg(feature = "sabotage-leak")]
             Message::Leak { domain, done } => _ = done.send(self.leak(domain)),
             Message::Stop => {}
@@ -180,6 +178,7 @@ impl Lcore {
 
     /// Before the thread ends: lets go of every endpoint and sends what waits.
     pub(super) fn let_go(&mut self) {
+        self.end_hold();
         for position in 0..self.endpoints.len() {
             self.release(self.endpoints[position].id);
         }

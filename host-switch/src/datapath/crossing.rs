@@ -89,11 +89,17 @@ impl EdgeLane {
 }
 
 impl Lcore {
-    /// Keeps the counters of edges whose numbers stay.
-    pub(super) fn adopt_edges(&mut self, forwarding: &Forwarding) {
-        let old = std::mem::replace(&mut self.edges, EdgeLane::all(forwarding, self.lcores));
-        for (new, old) in self.edges.iter_mut().zip(old) {
-            new.counters = old.counters;
+    /// Keeps the counters of edges that stay, wherever they stand now, and what was spent of limits that stay.
+    /// `were` says for each new edge which one it was.
+    pub(super) fn adopt_edges(&mut self, forwarding: &Forwarding, were: &[Option<EdgeId>]) {
+        let lanes = std::mem::replace(&mut self.edges, EdgeLane::all(forwarding, self.lcores));
+        let mut old: Vec<_> = self.forwarding.edges().iter().zip(lanes).map(Some).collect();
+        for ((spec, lane), was) in forwarding.edges().iter().zip(&mut self.edges).zip(were) {
+            match was.and_then(|was| old.get_mut(was.index())?.take()) {
+                Some((before, stays)) if before.limit == spec.limit => *lane = stays,
+                Some((_, stays)) => lane.counters = stays.counters,
+                None => {}
+            }
         }
     }
 

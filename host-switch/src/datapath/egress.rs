@@ -77,6 +77,13 @@ impl Egress {
         }
     }
 
+    /// Lines of a shared port take turns by other weights, given by domain, from here on.
+    pub(super) fn share_anew(&mut self, weights: &[u16]) {
+        if let Way::Shared(shared) = &mut self.way {
+            shared.share_anew(weights);
+        }
+    }
+
     /// Sends what waits in the lines of a shared port, as far as the driver takes it; how many.
     pub(super) fn send_lines(&mut self, domains: &mut [DomainLane]) -> usize {
         match &mut self.way {

@@ -15,6 +15,7 @@ use switch_core::ids::{EndpointId, LcoreId};
 use switch_core::liveness::Liveness;
 use switch_core::share::Shares;
 
+use super::change::Hold;
 use super::crossing::{Crossings, EdgeLane};
 use super::domain::{DomainLane, DomainState};
 use super::egress::{Egress, FLUSH_FRAMES};
@@ -63,6 +64,8 @@ pub(super) struct Lcore {
     pub observing: Vec<usize>,
     pub throttled: Vec<Throttled>,
     pub shared: SharedPorts,
+    /// A change under way.
+    pub hold: Option<Box<Hold>>,
     /// Of the cycles of this lcore; none for a lone domain.
     pub shares: Option<Shares>,
     pub messages: Receiver<Message>,
@@ -110,6 +113,9 @@ impl Lcore {
         self.notice_lost_regions();
         self.end_throttles();
         self.expire_references();
+        if self.hold.is_some() {
+            self.continue_hold();
+        }
         self.adopt_messages()
     }
 

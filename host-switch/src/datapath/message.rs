@@ -10,9 +10,10 @@ use shm_ring::reference::ReferenceTable;
 use shm_ring::ring::{Consumer, PeerCounterError, Producer};
 use switch_core::fault::DescFault;
 use switch_core::forwarding::Forwarding;
-use switch_core::ids::{DomainId, EndpointId, LcoreId};
+use switch_core::ids::{ChainId, DomainId, EndpointId, LcoreId};
 
 use super::audit::ShardReport;
+use super::change::{Changed, DatapathChange};
 use super::counters::LcoreReport;
 
 /// The host's ends of the two rings between one lcore and one endpoint, counters at zero.
@@ -82,8 +83,10 @@ pub(super) enum Message {
     Audit { done: Sender<Vec<ShardReport>> },
     /// Say what was counted.
     Counters { done: Sender<LcoreReport> },
-    /// Decide by this from now on; the old one comes back, so that control frees it.
-    Forward { forwarding: Arc<Forwarding>, done: Sender<Arc<Forwarding>> },
+    /// Decide by other tables and limits from now on; the old tables come back, so that control frees them.
+    Change { change: Arc<DatapathChange>, done: Sender<(Arc<Forwarding>, Changed)> },
+    /// Say which of these chains carry a packet.
+    Carried { chains: Arc<[ChainId]>, done: Sender<Vec<ChainId>> },
     /// Lose a buffer of a domain, so that a test sees the audit find it.
     #[cfg(feature = "sabotage-leak")]
     Leak { domain: DomainId, done: Sender<bool> },

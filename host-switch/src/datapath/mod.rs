@@ -11,6 +11,7 @@
 //! | `lcore` | one polling thread and its turn |
 //! | `arrivals`, `returns`, `credit` | what a turn does with ports, with endpoints, with makers of packets |
 //! | `adopt` | what an lcore does with a message |
+//! | `change` | other tables and limits while packets flow |
 //! | `route` | one frame's next step |
 //! | `crossing` | a frame on its way into another domain |
 //! | `turn`, `limit`, `throttle` | who gets how much of an lcore |
@@ -35,6 +36,7 @@ compile_error!(
 mod adopt;
 mod arrivals;
 mod audit;
+mod change;
 mod counters;
 mod credit;
 mod crossing;
@@ -73,11 +75,11 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use dpdk::Port;
-use switch_core::forwarding::Forwarding;
-use switch_core::ids::{EndpointId, LcoreId};
+use switch_core::ids::{ChainId, EndpointId, LcoreId};
 use vhost_port::lane_counters::LaneCounters;
 
 pub use audit::ShardReport;
+pub use change::{Changed, DatapathChange};
 pub use counters::{
     CountersSnapshot, DomainSnapshot, EdgeCounters, EndpointSnapshot, IdentityCounters, LcoreSnapshot,
     NicCounters, PortCounters, PortSnapshot,
@@ -275,12 +277,26 @@ impl Datapath {
         lock(&self.events).try_iter().collect()
     }
 
-    /// Decides by other tables from here on. When this returns, no lcore uses the old ones.
+    /// Decides by other tables and limits from here on. When this returns, no lcore uses the old tables, and every
+    /// port is polled.
     ///
     /// # Errors
     /// [`DatapathError::LcoreGone`].
-    pub fn replace_forwarding(&self, forwarding: &Arc<Forwarding>) -> Result<(), DatapathError> {
-        self.ask(|done| Message::Forward { forwarding: Arc::clone(forwarding), done }).map(drop)
+    pub fn change(&self, change: DatapathChange) -> Result<Changed, DatapathError> {
+        let change = Arc::new(change);
+        let changed = self.ask(|done| Message::Change { change: Arc::clone(&change), done })?;
+        // The old tables are freed here, not on an lcore.
+        Ok(changed.into_iter().fold(Changed::default(), |sum, (_old, changed)| sum.and(changed)))
+    }
+
+    /// Which of these chains carry a packet now.
+    ///
+    /// # Errors
+    /// [`DatapathError::LcoreGone`].
+    pub fn carried(&self, chains: &[ChainId]) -> Result<Vec<ChainId>, DatapathError> {
+        let chains: Arc<[ChainId]> = chains.into();
+        let carried = self.ask(|done| Message::Carried { chains: Arc::clone(&chains), done })?;
+        Ok(carried.into_iter().flatten().collect())
     }
 
     /// Loses a buffer of a domain on the first lcore, so that a test sees the audit find it.

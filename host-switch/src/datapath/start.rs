@@ -129,6 +129,7 @@ impl Parts {
             attached: Vec::with_capacity(endpoints.len()),
             observing,
             throttled: Vec::new(),
+            hold: None,
             shared,
             shares,
             edges: EdgeLane::all(forwarding, lcores),

@@ -10,15 +10,18 @@ use switch_core::snapshot::{
 };
 
 use super::PlanError;
+use super::numbers::Numbered;
 
 /// Builds the snapshot. `flow_seed` keys the flow hash, so that nobody outside can choose which instance or
 /// lcore a flow meets.
-pub(super) fn forwarding(config: &Config, flow_seed: u64) -> Result<Forwarding, PlanError> {
+pub(super) fn forwarding(numbered: &Numbered, flow_seed: u64) -> Result<Forwarding, PlanError> {
+    let config = &numbered.config;
     let mut spec = ForwardingSpec {
         ports: config.ports.iter().map(|each| port(config, each)).collect(),
         services: config.services.iter().map(service).collect(),
         endpoints: config.endpoints().iter().map(endpoint).collect(),
         chains: config.chains.iter().map(chain).collect(),
+        made_in: Some(numbered.chains.iter().map(|id| ChainId(id.0)).collect()),
         rules: config.rules.iter().map(rule).collect(),
         edges: Vec::new(),
         flow_seed,

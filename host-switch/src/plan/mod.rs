@@ -3,8 +3,13 @@
 //! Pure: nothing here opens a file or reserves memory, so that each decision is a test.
 
 mod area;
+mod difference;
 mod edge;
+mod effect;
 mod forward;
+mod next;
+mod numbers;
+mod objects;
 mod policy;
 mod port;
 
@@ -24,6 +29,10 @@ use crate::datapath::{EndpointDatapathSpec, Idle, LcoreSpec, PortSpec, Reference
 use crate::region::{Pages, ShardSize};
 
 pub use area::OwnerPlan;
+pub use difference::{Change, Difference, KeyChange, Line};
+pub use effect::Effect;
+pub use numbers::{Numbered, Numbers};
+pub use objects::{Kind, Object, objects};
 
 /// Why a config that is legal by itself cannot be carried out.
 #[derive(Debug, thiserror::Error)]
@@ -48,6 +57,11 @@ pub enum PlanError {
         /// How many regions, or pairs of them.
         regions: usize,
     },
+    /// The config has other things than the one that runs.
+    #[error(
+        "it has other domains, ports, VMs or processes than the config that runs, or more chains than have numbers"
+    )]
+    Numbers,
     /// The datapath could not follow the config.
     #[error("forwarding: {0}")]
     Forwarding(#[from] SnapshotError),
@@ -70,6 +84,9 @@ pub struct Plan {
     pub policies: Vec<Policy>,
     /// Where packets go.
     pub forwarding: Arc<Forwarding>,
+    /// The config with the numbers that all of the above is said in.
+    pub numbered: Numbered,
+    flow_seed: u64,
 }
 
 /// One domain.
@@ -114,7 +131,12 @@ impl Plan {
     /// # Errors
     /// If the config asks for more than the layout or the forwarding can express.
     pub fn new(config: &Config, flow_seed: u64) -> Result<Self, PlanError> {
-        let forwarding = Arc::new(forward::forwarding(config, flow_seed)?);
+        Self::of(Numbered::first(config), flow_seed)
+    }
+
+    fn of(numbered: Numbered, flow_seed: u64) -> Result<Self, PlanError> {
+        let config = &numbered.config;
+        let forwarding = Arc::new(forward::forwarding(&numbered, flow_seed)?);
         let plan = Self {
             lcores: lcores(config),
             domains: domains(config),
@@ -123,6 +145,8 @@ impl Plan {
             owners: area::owners(config),
             policies: policy::policies(config),
             forwarding,
+            flow_seed,
+            numbered,
         };
         plan.check_areas()?;
         Ok(plan)

@@ -1,7 +1,8 @@
 //! What the plan of a config says.
 
+use security_domains::parse;
 use shm_ring::area::RegionGeometry;
-use switch_core::ids::{DomainId, EndpointId, PortId};
+use switch_core::ids::{ChainId, DomainId, EndpointId, PortId};
 
 use super::*;
 use crate::control::policy::Action;
@@ -239,7 +240,7 @@ service = "forward"
 /// The forwarding of a config, whatever the datapath can do.
 fn drawn(text: &str) -> Result<Forwarding, PlanError> {
     let config = security_domains::parse(text, "test.toml").unwrap_or_else(|findings| panic!("{findings}"));
-    forward::forwarding(&config, 1)
+    forward::forwarding(&Numbered::first(&config), 1)
 }
 
 fn ends(forwarding: &Forwarding) -> Vec<(u16, u16)> {
@@ -418,7 +419,7 @@ fn every_way_that_the_language_accepts_has_an_edge() {
         let text = random_config(&mut dice);
         let Ok(config) = security_domains::parse(&text, "dice.toml") else { continue };
         accepted += 1;
-        if let Err(error) = forward::forwarding(&config, 1) {
+        if let Err(error) = forward::forwarding(&Numbered::first(&config), 1) {
             panic!("{error}\n{text}");
         }
     }
@@ -438,4 +439,94 @@ fn policies_are_taken_over_with_their_owners_and_times() {
     assert_eq!((throttle.violation, &throttle.owner), (Some(ViolationKind::Descriptor), &None));
     assert_eq!((detach.action, detach.owner.as_deref()), (Action::Detach { for_s: 0 }, Some("rt0")));
     assert_eq!((kill.action, kill.violation, kill.window_s), (Action::Kill { for_s: 10 }, None, 10));
+}
+
+/// A plan, and the one for the same file with `old` in place of `new`.
+fn next(text: &str, old: &str, new: &str) -> (Plan, Plan) {
+    assert_eq!(text.matches(old).count(), 1, "{old}");
+    let config = |text: &str| parse(text, "next.toml").unwrap_or_else(|findings| panic!("{findings}"));
+    let plan = Plan::new(&config(text), 5).unwrap();
+    let next = plan.next(&config(&text.replace(old, new)), &[]).unwrap();
+    (plan, next)
+}
+
+const TWO_WAYS: &str = r#"
+[switch]
+name = "next"
+lcores = [0]
+[[domain]]
+name = "blue"
+region_mib = 8
+[[port]]
+name = "in"
+device = "net_null0"
+domain = "blue"
+chain = "up"
+paced = true
+[[port]]
+name = "out"
+device = "net_null1"
+domain = "blue"
+chain = "down"
+[[service]]
+name = "fw"
+[[service]]
+name = "ids"
+[[chain]]
+name = "up"
+path = ["fw", "ids"]
+egress = "out"
+[[chain]]
+name = "down"
+path = []
+egress = "in"
+[[process]]
+name = "a"
+domain = "blue"
+[[process.endpoint]]
+service = "fw"
+[[process.endpoint]]
+service = "ids"
+"#;
+
+#[test]
+fn only_the_ports_whose_packets_go_other_ways_are_held() {
+    let (plan, then) = next(TWO_WAYS, r#"path = ["fw", "ids"]"#, r#"path = ["ids"]"#);
+    let change = plan.change_to(&then);
+    assert_eq!(change.held, [PortId(0)]);
+    assert_eq!(change.paced, [(PortId(0), Some(vec![EndpointId(1)]))]);
+    assert_eq!((change.shares, change.idle), (None, None));
+    assert_eq!(then.unentered(), [ChainId(0)]);
+    // The same with a rule in front, and with what is no way.
+    let rule = "egress = \"in\"\n[[rule]]\nport = \"out\"\nproto = 6\ndrop = true";
+    let (plan, then) = next(TWO_WAYS, "egress = \"in\"", rule);
+    assert_eq!(plan.change_to(&then).held, [PortId(1)]);
+    let (plan, then) = next(TWO_WAYS, "region_mib = 8", "region_mib = 8\nshare = 7\nlimit_pps = 10");
+    let change = plan.change_to(&then);
+    assert_eq!((change.held, change.shares), (vec![], Some(vec![7])));
+    assert_eq!(change.domain_limits.len(), 1);
+}
+
+#[test]
+fn packets_on_a_chain_that_led_over_an_edge_which_is_gone_end_there() {
+    let text = TWO_WAYS
+        .replace(
+            "name = \"out\"\ndevice = \"net_null1\"\ndomain = \"blue\"",
+            "name = \"out\"\ndevice = \"net_null1\"\ndomain = \"red\"",
+        )
+        .replace("path = []\negress = \"in\"", "path = []\negress = \"out\"")
+        .replace(
+            "[[port]]\nname = \"in\"",
+            "[[domain]]\nname = \"red\"\nregion_mib = 8\n[[port]]\nname = \"in\"",
+        )
+        + "[[edge]]\nfrom = \"blue\"\nto = \"red\"\n";
+    let config = |text: &str| parse(text, "next.toml").unwrap_or_else(|findings| panic!("{findings}"));
+    let plan = Plan::new(&config(&text), 5).unwrap();
+    let without = text
+        .replace("[[edge]]\nfrom = \"blue\"\nto = \"red\"\n", "")
+        .replace("path = [\"fw\", \"ids\"]\negress = \"out\"", "path = [\"fw\", \"ids\"]\negress = \"in\"");
+    let then = plan.next(&config(&without), &[]).unwrap();
+    assert_eq!(then.unentered(), [ChainId(0)]);
+    assert!(then.numbered.config.chains[0].path.is_empty(), "it leads nowhere");
+    assert_eq!(then.numbered.config.chains[2].path.len(), 2);
 }

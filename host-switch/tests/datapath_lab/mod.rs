@@ -408,6 +408,7 @@ pub fn forwarding(spec: &LabSpec) -> Forwarding {
         services: services.collect(),
         endpoints: endpoints.collect(),
         chains: chains.iter().map(chain).collect(),
+        made_in: None,
         rules: spec.rules.clone(),
         edges: spec.edges.clone(),
         flow_seed: 7,

@@ -238,6 +238,17 @@ fn a_made_packet_goes_on_behind_its_maker_in_the_first_chain_that_has_it() {
 }
 
 #[test]
+fn what_is_made_takes_the_first_of_the_chains_that_are_listed_for_it() {
+    let mut spec = spec();
+    spec.made_in = Some(vec![ChainId(2), ChainId(1), ChainId(0)]);
+    let path = spec.build().unwrap().path_for_made(ROUTER);
+    assert_eq!((path.chain, path.hop), (ChainId(1), 2));
+    spec.made_in = Some(vec![ChainId(4)]);
+    let said = spec.build().unwrap_err().to_string();
+    assert_eq!(said, "list of chains 0 names chain 4, there are 4");
+}
+
+#[test]
 fn a_packet_made_outside_every_chain_cannot_say_next() {
     let mut spec = spec();
     spec.chains[2].path.clear();
