@@ -2,16 +2,67 @@
 
 use dpdk::MbufBurst;
 use switch_core::drop_reason::DropReason;
-use switch_core::forwarding::Arrival as Entering;
-use switch_core::ids::ObserversId;
+use switch_core::forwarding::{Arrival as Entering, Forwarding};
+use switch_core::header::HeaderCopy;
+use switch_core::ids::{ObserversId, PortId};
 use switch_core::shard::Ingress as Arrival;
 
-use super::domain::DomainLane;
+use super::domain::{DomainLane, Frame};
 use super::endpoint::EndpointLane;
 use super::ingress::{Arrived, RX_BURST, Refused};
 use super::lcore::Lcore;
 use super::observe::Observed;
 use super::route::Route;
+use super::sample::Place;
+
+/// The way in for frames of one port that lie in the region of its domain.
+pub(super) struct Entrance<'l> {
+    pub port: PortId,
+    /// Whether what is decided about its frames depends on their headers.
+    pub needs_header: bool,
+    pub now_ms: u32,
+    pub forwarding: &'l Forwarding,
+    /// Headers of the frame under way, if they are needed.
+    pub header: &'l mut HeaderCopy,
+    /// Takes the frames that somebody observes: they go on behind the burst.
+    pub observed: &'l mut Vec<Observed>,
+}
+
+impl Entrance<'_> {
+    /// Copies the headers of a frame, if they are needed.
+    #[inline(always)]
+    pub(super) fn look(&mut self, route: &Route<'_>, frame: Frame) {
+        if self.needs_header {
+            route.domain.copy_header(frame, self.header);
+        }
+    }
+
+    /// Classifies a frame that was looked at, enters it in the ledger and sends it on its way. `sampled`: where the
+    /// driver had put it, if that is to be remembered.
+    #[inline(always)]
+    pub(super) fn pass(&mut self, route: &mut Route<'_>, frame: Frame, vlan: u16, sampled: Option<Place>) {
+        let Entering { decision, observers } = self.forwarding.arrival(self.port, self.header, route.live);
+        let path = decision.path;
+        let arrival = Arrival { path, vlan, class: 0, offload_flags: 0, host_time_ms: self.now_ms };
+        if !route.shard.received(frame.index, &arrival) {
+            route.domain.counters.drops.add(DropReason::LedgerRefused, 1);
+            return;
+        }
+        route.domain.sampler.forget(frame.index.0);
+        if let Some(place) = sampled {
+            route.domain.sampler.note(frame.index.0, place);
+        }
+        if observers != ObserversId::NONE {
+            let header = self.needs_header.then_some(*self.header);
+            self.observed.push(Observed { frame, decision, observers, header });
+            return;
+        }
+        route.forward(frame, decision, None);
+        if self.needs_header {
+            route.crossings.bind(frame, self.header);
+        }
+    }
+}
 
 impl Lcore {
     /// Receives a burst from one queue and sends each frame on its way.
@@ -47,47 +98,36 @@ impl Lcore {
             events: &mut self.events,
             crossings: &mut self.crossings,
         };
-        let header = &mut *self.header;
-        let needs_header = self.forwarding.needs_header(ingress.port);
+        let mut entrance = Entrance {
+            port: ingress.port,
+            needs_header: self.forwarding.needs_header(ingress.port),
+            now_ms: self.now_ms,
+            forwarding: &self.forwarding,
+            header: &mut self.header,
+            observed: &mut self.observed,
+        };
         while let Some(mbuf) = ingress.burst.take_first() {
             ingress.counters.rx_bytes += u64::from(mbuf.pkt_len());
             let vlan = mbuf.stripped_vlan_tci().unwrap_or(0);
-            let arrived = match ingress.source.bring_in(pool, route.domain, route.shard, header, mbuf) {
-                Ok(arrived) => arrived,
-                Err(Refused { mbuf, reason }) => {
-                    route.domain.counters.drops.add(reason, 1);
-                    // As many places as frames of a burst; each frame is freed at most once.
-                    let _ = freed.push(mbuf);
-                    continue;
-                }
-            };
+            let arrived =
+                match ingress.source.bring_in(pool, route.domain, route.shard, entrance.header, mbuf) {
+                    Ok(arrived) => arrived,
+                    Err(Refused { mbuf, reason }) => {
+                        route.domain.counters.drops.add(reason, 1);
+                        // As many places as frames of a burst; each frame is freed at most once.
+                        let _ = freed.push(mbuf);
+                        continue;
+                    }
+                };
             let Arrived { frame, place, copied_from } = arrived;
             if let Some(mbuf) = copied_from {
                 ingress.counters.copies += 1;
                 let _ = freed.push(mbuf);
-            } else if needs_header {
-                route.domain.copy_header(frame, header);
+            } else {
+                entrance.look(&route, frame);
             }
-            let Entering { decision, observers } = self.forwarding.arrival(ingress.port, header, route.live);
-            let path = decision.path;
-            let arrival = Arrival { path, vlan, class: 0, offload_flags: 0, host_time_ms: self.now_ms };
-            if !route.shard.received(frame.index, &arrival) {
-                route.domain.counters.drops.add(DropReason::LedgerRefused, 1);
-                continue;
-            }
-            route.domain.sampler.forget(frame.index.0);
-            if std::mem::take(&mut is_sample_due) {
-                route.domain.sampler.note(frame.index.0, place);
-            }
-            if observers != ObserversId::NONE {
-                let header = needs_header.then_some(*header);
-                self.observed.push(Observed { frame, decision, observers, header });
-                continue;
-            }
-            route.forward(frame, decision, None);
-            if needs_header {
-                route.crossings.bind(frame, header);
-            }
+            let sampled = std::mem::take(&mut is_sample_due).then_some(place);
+            entrance.pass(&mut route, frame, vlan, sampled);
         }
         drop(shard);
         drop(freed);

@@ -6,24 +6,21 @@
 //! the guest is freed as soon as it was copied. Its headers are copied into private memory first, and that copy is
 //! what the guest gets.
 
-use std::cell::RefMut;
-
 use dpdk::{Mbuf, MbufBurst};
 use switch_core::drop_reason::DropReason;
-use switch_core::forwarding::Arrival as Entering;
 use switch_core::frame::{ETHERNET_HEADER_BYTES, EgressLimits};
 use switch_core::header::HeaderCopy;
-use switch_core::ids::{BufferIndex, ObserversId};
-use switch_core::shard::{Ingress as Arrival, Shard};
+use switch_core::ids::BufferIndex;
+use switch_core::shard::Shard;
 use vhost_port::frame::{Frame as GuestFrame, Received, Room, Segment};
 use vhost_port::lane::Lane;
 
+use super::arrivals::Entrance;
 use super::counters::PortCounters;
 use super::domain::{DomainLane, DomainState, Frame};
 use super::egress::{Egress, Way, hand_on};
 use super::handoff::ToOwner;
 use super::lcore::Lcore;
-use super::observe::Observed;
 use super::route::Route;
 
 /// Frames copied in one go, and buffers kept ready for them.
@@ -160,7 +157,7 @@ impl NicLane {
     }
 
     /// Before the lcore ends: lets go of the guest's memory, and of the buffers that are ready.
-    pub(super) fn give_up(&mut self, shard: &mut RefMut<'_, Shard<'static>>) {
+    pub(super) fn give_up(&mut self, shard: &mut Shard<'static>) {
         self.lane.park();
         for index in self.ready.drain(..) {
             shard.give(&[index.0]);
@@ -273,32 +270,21 @@ impl Lcore {
             events: &mut self.events,
             crossings: &mut self.crossings,
         };
-        let header = &mut *self.header;
-        let needs_header = self.forwarding.needs_header(id);
+        let mut entrance = Entrance {
+            port: id,
+            needs_header: self.forwarding.needs_header(id),
+            now_ms: self.now_ms,
+            forwarding: &self.forwarding,
+            header: &mut self.header,
+            observed: &mut self.observed,
+        };
         for &frame in &frames[..taken] {
-            if let Err(reason) = admit(route.domain, frame) {
-                route.drop(frame.index, reason, None);
-                continue;
-            }
-            if needs_header {
-                route.domain.copy_header(frame, header);
-            }
-            let Entering { decision, observers } = self.forwarding.arrival(id, header, route.live);
-            let path = decision.path;
-            let arrival = Arrival { path, vlan: 0, class: 0, offload_flags: 0, host_time_ms: self.now_ms };
-            if !route.shard.received(frame.index, &arrival) {
-                route.domain.counters.drops.add(DropReason::LedgerRefused, 1);
-                continue;
-            }
-            route.domain.sampler.forget(frame.index.0);
-            if observers != ObserversId::NONE {
-                let header = needs_header.then_some(*header);
-                self.observed.push(Observed { frame, decision, observers, header });
-                continue;
-            }
-            route.forward(frame, decision, None);
-            if needs_header {
-                route.crossings.bind(frame, header);
+            match admit(route.domain, frame) {
+                Ok(()) => {
+                    entrance.look(&route, frame);
+                    entrance.pass(&mut route, frame, 0, None);
+                }
+                Err(reason) => route.drop(frame.index, reason, None),
             }
         }
         drop(shard);
