@@ -3,10 +3,11 @@
 //! Nothing in it is ours but what an administrator would set: every Ethernet card gets its address by DHCP from
 //! `systemd-networkd`, and an `iperf3` server runs. It is for tests and trials of untrusted VMs.
 
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use sha2::{Digest, Sha256};
+use crate::package::sha256;
 
 /// File name of the disk in the output folder.
 pub const DISK_FILE: &str = "root.ext4";
@@ -18,7 +19,6 @@ pub const INITRAMFS_FILE: &str = "initrd.img";
 const RECIPE_FILE: &str = "recipe.sha256";
 
 const SUITE: &str = "bookworm";
-const MIRROR: &str = "http://deb.debian.org/debian";
 /// Beyond `minbase`.
 const PACKAGES: &str =
     "systemd-sysv,udev,iproute2,iputils-ping,iperf3,linux-image-cloud-amd64,initramfs-tools,zstd";
@@ -53,10 +53,16 @@ pub enum DebianError {
         /// Why.
         source: std::io::Error,
     },
-    /// The root is not laid out as expected.
+    /// The root has no kernel, or no initramfs.
     #[error("the root has no file boot/{prefix}*")]
     Missing {
         /// How its name begins.
+        prefix: &'static str,
+    },
+    /// The root has more than one kernel, or initramfs.
+    #[error("the root has more than one file boot/{prefix}*, expected one")]
+    Ambiguous {
+        /// How their names begin.
         prefix: &'static str,
     },
 }
@@ -91,15 +97,18 @@ pub fn build_debian(out: &Path) -> Result<Debian, DebianError> {
     let folder = tempfile::tempdir_in(out).map_err(file(out))?;
     let root = folder.path().join("root");
     run("mmdebstrap", bootstrap(&root))?;
-    for (prefix, to) in [("vmlinuz-", &debian.kernel), ("initrd.img-", &debian.initramfs)] {
-        let from = newest(&root.join("boot"), prefix)?;
-        std::fs::copy(&from, to).map_err(file(to))?;
-    }
+    let boot = root.join("boot");
+    let (kernel, initramfs) = (only(&boot, "vmlinuz-")?, only(&boot, "initrd.img-")?);
     let disk = folder.path().join(DISK_FILE);
-    let mut mkfs = Command::new("mkfs.ext4");
-    mkfs.args(["-q", "-L", "debian", "-d"]).arg(&root).arg(&disk).arg(DISK_SIZE);
-    run("mkfs.ext4", mkfs)?;
-    std::fs::rename(&disk, &debian.disk).map_err(file(&debian.disk))?;
+    run("mkfs.ext4", mkfs(&root, &disk))?;
+    // From here on the old files go: without their recipe, nobody takes a mixture for whole.
+    match std::fs::remove_file(&recipe_file) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(file(&recipe_file)(error)),
+        _ => {}
+    }
+    for (from, to) in [(&disk, &debian.disk), (&kernel, &debian.kernel), (&initramfs, &debian.initramfs)] {
+        std::fs::rename(from, to).map_err(file(to))?;
+    }
     std::fs::write(&recipe_file, recipe).map_err(file(&recipe_file))?;
     Ok(debian)
 }
@@ -114,7 +123,14 @@ fn bootstrap(root: &Path) -> Command {
     command.args(["--aptopt=Acquire::Languages \"none\"", "--dpkgopt=path-exclude=/usr/share/doc/*"]);
     command.args(["--dpkgopt=path-exclude=/usr/share/man/*", "--dpkgopt=path-exclude=/usr/share/locale/*"]);
     command.args(hooks().map(|hook| format!("--customize-hook={hook}")));
-    command.arg(SUITE).arg(root).arg(MIRROR);
+    // No mirror: the tool knows Debian's own, and how the host's apt gets there.
+    command.arg(SUITE).arg(root);
+    command
+}
+
+fn mkfs(root: &Path, disk: &Path) -> Command {
+    let mut command = Command::new("mkfs.ext4");
+    command.args(["-q", "-L", "debian", "-d"]).arg(root).arg(disk).arg(DISK_SIZE);
     command
 }
 
@@ -127,17 +143,24 @@ fn hooks() -> [String; 3] {
     ]
 }
 
+/// A hash of everything that the files depend on, but for what the suite holds today.
 fn recipe() -> String {
-    let parts = [SUITE, MIRROR, PACKAGES, DISK_SIZE, &hooks().concat()].join("\n");
-    Sha256::digest(parts).iter().map(|byte| format!("{byte:02x}")).collect()
+    let (bootstrap, mkfs) = (bootstrap(Path::new("root")), mkfs(Path::new("root"), Path::new("disk")));
+    let words = [&bootstrap, &mkfs].into_iter().flat_map(Command::get_args);
+    let words: Vec<_> = words.map(OsStr::as_encoded_bytes).collect();
+    sha256(&words.join(&0))
 }
 
-fn newest(folder: &Path, prefix: &'static str) -> Result<PathBuf, DebianError> {
-    let entries = std::fs::read_dir(folder).map_err(file(folder))?.flatten().map(|entry| entry.path());
-    let is_meant = |path: &PathBuf| {
-        path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with(prefix))
-    };
-    entries.filter(is_meant).max().ok_or(DebianError::Missing { prefix })
+/// The file whose name begins with `prefix`: an installation of one kernel has one of each kind.
+fn only(folder: &Path, prefix: &'static str) -> Result<PathBuf, DebianError> {
+    let entries = std::fs::read_dir(folder).map_err(file(folder))?.flatten();
+    let mut meant =
+        entries.filter(|entry| entry.file_name().as_encoded_bytes().starts_with(prefix.as_bytes()));
+    match (meant.next(), meant.next()) {
+        (Some(entry), None) => Ok(entry.path()),
+        (None, _) => Err(DebianError::Missing { prefix }),
+        (Some(_), Some(_)) => Err(DebianError::Ambiguous { prefix }),
+    }
 }
 
 fn run(tool: &'static str, mut command: Command) -> Result<(), DebianError> {
@@ -168,13 +191,15 @@ mod tests {
     }
 
     #[test]
-    fn the_newest_kernel_is_taken_and_a_missing_one_named() {
+    fn the_one_kernel_is_found_and_a_missing_or_a_second_one_named() {
         let boot = tempfile::tempdir().unwrap();
-        for name in ["vmlinuz-6.1.0-9", "vmlinuz-6.1.0-90", "initrd.img-6.1.0-90"] {
+        for name in ["vmlinuz-6.1.0-9", "initrd.img-6.1.0-9", "initrd.img-6.1.0-10"] {
             std::fs::write(boot.path().join(name), "").unwrap();
         }
-        assert_eq!(newest(boot.path(), "vmlinuz-").unwrap(), boot.path().join("vmlinuz-6.1.0-90"));
-        let missing = newest(boot.path(), "config-").unwrap_err();
+        assert_eq!(only(boot.path(), "vmlinuz-").unwrap(), boot.path().join("vmlinuz-6.1.0-9"));
+        let missing = only(boot.path(), "config-").unwrap_err();
         assert_eq!(missing.to_string(), "the root has no file boot/config-*");
+        let second = only(boot.path(), "initrd.img-").unwrap_err();
+        assert_eq!(second.to_string(), "the root has more than one file boot/initrd.img-*, expected one");
     }
 }
