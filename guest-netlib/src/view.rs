@@ -43,7 +43,7 @@ pub struct Expired;
 /// A packet to look at by copy. Dropped, it goes back.
 pub struct View<'q> {
     queue: &'q QueuePair,
-    /// Invariant: it has passed [`crate::packet::is_inside`] for the buffers of `queue`.
+    /// Invariant: it has passed [`crate::packet::is_inside`] for what `queue` may look at.
     raw: RawDesc,
 }
 

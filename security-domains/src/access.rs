@@ -106,7 +106,8 @@ impl Grant {
     }
 }
 
-/// The access of a process, which has nothing that a network card could be plugged into.
+/// Whether a process asks to be untrusted, which is a finding: it has nothing that a network card could be plugged
+/// into.
 pub(crate) fn refuse_untrusted(cursor: &Cursor<'_>, access: Option<Access>) -> bool {
     if access == Some(Access::Untrusted) {
         let rule = "must be that of an NF: only a VM can be untrusted, with [[vm.nic]]";

@@ -303,7 +303,7 @@ impl<'f> Shard<'f> {
     }
 
     /// Begins to take packets of `passage` back and to lend them on; the first of them goes to `sequence` of the
-    /// next holder's ring. Endpoint → Lcore → Endpoint.
+    /// next holder's ring. Endpoint → Endpoint, in one store: see [`Passage`].
     ///
     /// The caller has seen that ring and quota of the next holder have room for all that it will pass on:
     /// [`Shard::quota_left`].

@@ -87,7 +87,8 @@ const fn no(from: HolderState, to: HolderState, why: &'static str) -> Prohibited
 }
 
 /// Every change of holder that there is while the switch runs. (`recover` rebuilds after a crash, when lcore
-/// and PMD of the old process are gone: it may also bring an unpublished loan home.)
+/// and PMD of the old process are gone: it may also bring an unpublished loan home.) A passage does `take_back` and
+/// `lend` in one store ([`crate::shard::Passing::carry`]), after the checks of the first.
 pub const LEGAL: [LegalTransition; 12] = [
     legal(Pool, Pmd, "take"),
     legal(Pmd, Pool, "give"),

@@ -119,7 +119,7 @@ fn stages(workspace: &Workspace, options: &Options) -> Result<Vec<Stage>, XtaskE
         stage(
             "models of the handover to lcores",
             loom_command(workspace),
-            &["test", "-p", "vhost-port", "--lib", "publication"],
+            &["test", "-p", "vhost-port", "--lib", "models"],
             10,
         ),
         stage("DPDK wrapper", workspace.cargo(), &["test", "-p", "dpdk-sys", "-p", "dpdk"], 10),

@@ -96,10 +96,6 @@ pub enum PortDevice {
 /// The NIC of an untrusted VM.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NicSpec {
-    /// The VM.
-    pub vm: String,
-    /// Its address.
-    pub mac: [u8; 6],
     /// Queue pairs that it offers.
     pub queue_pairs: u16,
     /// Whether the guest may leave checksums to us.

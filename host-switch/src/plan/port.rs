@@ -27,8 +27,6 @@ fn device(config: &Config, port: &Port) -> PortDevice {
         Device::Nic(nic) => {
             let vm = &config.vms[nic.vm.index()];
             PortDevice::Nic(NicSpec {
-                vm: vm.name.clone(),
-                mac: nic.mac.0,
                 queue_pairs: nic.queue_pairs,
                 offloads: nic.offloads,
                 withhold: nic.withhold.clone(),

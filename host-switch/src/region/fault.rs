@@ -13,11 +13,12 @@ use std::ptr::NonNull;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+use vhost_port::memory::REGIONS_MAX;
 use vhost_port::memory_watch::{MemoryWatch, MemoryWatcher};
 
-/// Most mappings watched at once: of domains and owners of one switch, and of the guests behind 2048 NICs, which
-/// have up to 32 each, twice while a new table replaces an old one.
-pub const WATCHED_MAX: usize = 1024 + 2048 * 2 * 32;
+/// Most mappings watched at once: of domains and owners of one switch, and of the guests behind 2048 NICs, each twice
+/// while a new table replaces an old one.
+pub const WATCHED_MAX: usize = 1024 + 2048 * 2 * REGIONS_MAX;
 
 struct Watched {
     base: AtomicUsize,

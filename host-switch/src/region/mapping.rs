@@ -104,28 +104,19 @@ impl Mapping {
         self.watch.mark_dead();
     }
 
-    /// Address of `offset_bytes`, with `len_bytes` from there inside the mapping.
-    ///
-    /// # Panics
-    /// If they are not.
-    #[inline]
-    fn at(&self, offset_bytes: usize, len_bytes: usize) -> NonNull<u8> {
-        let bytes = self.range.bytes;
-        let fits = offset_bytes <= bytes && len_bytes <= bytes - offset_bytes;
-        assert!(fits, "{len_bytes} bytes at {offset_bytes} of a mapping of {bytes} bytes");
-        // SAFETY: the offset is at most the length of the one mapping that `base` points to.
-        unsafe { self.range.base.add(offset_bytes) }
-    }
-
-    /// The address of `len_bytes` bytes at `offset_bytes`, for copies that others make: no reference to them may be
-    /// made, since other processes write them at any moment.
+    /// The address of `len_bytes` bytes at `offset_bytes`, also for copies that others make: no reference to them
+    /// may be made, since other processes write them at any moment.
     ///
     /// # Panics
     /// If they are not inside the mapping.
     #[inline]
     #[must_use]
     pub fn place(&self, offset_bytes: usize, len_bytes: usize) -> NonNull<u8> {
-        self.at(offset_bytes, len_bytes)
+        let bytes = self.range.bytes;
+        let fits = offset_bytes <= bytes && len_bytes <= bytes - offset_bytes;
+        assert!(fits, "{len_bytes} bytes at {offset_bytes} of a mapping of {bytes} bytes");
+        // SAFETY: the offset is at most the length of the one mapping that `base` points to.
+        unsafe { self.range.base.add(offset_bytes) }
     }
 
     /// Asks the CPU to bring the line of `offset_bytes` near.
@@ -145,14 +136,14 @@ impl Mapping {
     /// as little as is needed.
     #[inline]
     pub fn copy_out(&self, offset_bytes: usize, copy: &mut [u8]) {
-        let from = self.at(offset_bytes, copy.len());
+        let from = self.place(offset_bytes, copy.len());
         if !from.cast::<u64>().is_aligned() {
             return copy_bytes(from, copy);
         }
         let (words, rest) = copy.as_chunks_mut::<WORD_BYTES>();
         let rest_at = words.len() * WORD_BYTES;
         for (position, word) in words.iter_mut().enumerate() {
-            // SAFETY: `at` has checked that the whole length is inside the mapping, and words end before it.
+            // SAFETY: `place` has checked that the whole length is inside the mapping, and words end before it.
             let at = unsafe { from.add(position * WORD_BYTES) }.cast::<AtomicU64>();
             // SAFETY: inside the mapping (above) and aligned: the start is, and words follow each other.
             // An atomic has no invalid values, and other processes write through mappings of their own.
@@ -160,22 +151,22 @@ impl Mapping {
             // Relaxed: one read of whatever is there; a torn header is the sender's problem, not a race of ours.
             *word = shared.load(Ordering::Relaxed).to_ne_bytes();
         }
-        // SAFETY: `rest_at` is at most the length that `at` has checked.
+        // SAFETY: `rest_at` is at most the length that `place` has checked.
         copy_bytes(unsafe { from.add(rest_at) }, rest);
     }
 
     /// Writes `data`; each byte is stored once.
     pub fn copy_in(&self, offset_bytes: usize, data: &[u8]) {
-        let to = self.at(offset_bytes, data.len());
+        let to = self.place(offset_bytes, data.len());
         let (words, rest) = data.as_chunks::<WORD_BYTES>();
         for (position, word) in words.iter().enumerate() {
-            // SAFETY: `at` has checked that the whole length is inside the mapping, and words end before it.
+            // SAFETY: `place` has checked that the whole length is inside the mapping, and words end before it.
             let word_at = unsafe { to.add(position * WORD_BYTES) }.cast::<[u8; WORD_BYTES]>();
             // SAFETY: eight bytes inside the mapping; an array of bytes needs no alignment. Volatile, since
             // others read and write these bytes.
             unsafe { word_at.write_volatile(*word) };
         }
-        // SAFETY: the words before the rest are inside the length that `at` has checked.
+        // SAFETY: the words before the rest are inside the length that `place` has checked.
         let rest_at = unsafe { to.add(words.len() * WORD_BYTES) };
         for (position, &byte) in rest.iter().enumerate() {
             // SAFETY: the rest ends where the checked length ends.
@@ -188,15 +179,15 @@ impl Mapping {
     /// Copies `len_bytes` bytes from `from_bytes` of another mapping to `offset_bytes` of this one. Each shared
     /// byte is read once and stored once; what others write meanwhile arrives torn, and that is all.
     pub fn copy_from(&self, offset_bytes: usize, from: &Self, from_bytes: usize, len_bytes: usize) {
-        let (to, from) = (self.at(offset_bytes, len_bytes), from.at(from_bytes, len_bytes));
+        let (to, from) = (self.place(offset_bytes, len_bytes), from.place(from_bytes, len_bytes));
         let words_bytes = len_bytes - len_bytes % WORD_BYTES;
         for done in (0..words_bytes).step_by(WORD_BYTES) {
-            // SAFETY: `at` has checked the whole length in the source, and this word ends before it.
+            // SAFETY: `place` has checked the whole length in the source, and this word ends before it.
             let word_at = unsafe { from.add(done) }.cast::<[u8; WORD_BYTES]>();
             // SAFETY: eight bytes inside the mapping; an array of bytes needs no alignment and has no invalid
             // values. Volatile, since others write these bytes.
             let word = unsafe { word_at.read_volatile() };
-            // SAFETY: `at` has checked the whole length here too.
+            // SAFETY: `place` has checked the whole length here too.
             let word_at = unsafe { to.add(done) }.cast::<[u8; WORD_BYTES]>();
             // SAFETY: eight bytes inside this mapping, as above. Volatile, since others read and write them.
             unsafe { word_at.write_volatile(word) };
@@ -238,7 +229,7 @@ fn prefetch<T>(address: *const T) {
 /// Copies byte by byte.
 fn copy_bytes(from: NonNull<u8>, copy: &mut [u8]) {
     for (position, byte) in copy.iter_mut().enumerate() {
-        // SAFETY: both callers pass an address that `at` has checked for `copy.len()` bytes.
+        // SAFETY: both callers pass an address that `place` has checked for `copy.len()` bytes.
         let at = unsafe { from.add(position) }.cast::<AtomicU8>();
         // SAFETY: inside the mapping; an atomic byte has no alignment and no invalid values.
         let shared = unsafe { at.as_ref() };

@@ -347,8 +347,6 @@ pub const NIC: &str = "nic";
 
 fn nic() -> NicSpec {
     NicSpec {
-        vm: "web0".to_owned(),
-        mac: [2, 0, 0, 0, 0, 7],
         queue_pairs: 1,
         offloads: false,
         withhold: Vec::new(),

@@ -66,7 +66,7 @@ pub(super) fn boot(run_dir: &Path, args: &BootArgs) -> Result<ExitCode, Failure>
     let vm = find_vm(&config, &args.vm)?;
     let switch_dir = run_dir.join(&config.switch.name);
     if args.print {
-        return print(&config, vm, args, &switch_dir);
+        return print(&config, vm, args, run_dir);
     }
     if args.detach && !args.background {
         return background::start(run_dir, args);
@@ -131,7 +131,8 @@ fn find_vm<'c>(config: &'c Config, name: &str) -> Result<&'c Vm, String> {
 }
 
 /// The command line with memory of the right sizes in place of the switch's: nothing is asked for.
-fn print(config: &Config, vm: &Vm, args: &BootArgs, switch_dir: &Path) -> Result<ExitCode, Failure> {
+fn print(config: &Config, vm: &Vm, args: &BootArgs, run_dir: &Path) -> Result<ExitCode, Failure> {
+    let switch_dir = run_dir.join(&config.switch.name);
     let accelerator = match args.accel {
         AccelArg::Kvm => Accelerator::Kvm,
         AccelArg::Auto | AccelArg::Tcg => Accelerator::Tcg,
@@ -140,9 +141,8 @@ fn print(config: &Config, vm: &Vm, args: &BootArgs, switch_dir: &Path) -> Result
     let is_untrusted = vm.access == Access::Untrusted;
     let areas = if is_untrusted { Vec::new() } else { grant::stand_in(&plan, &vm.name)? };
     let (monitor, _) = UnixStream::pair()?;
-    let run_dir = switch_dir.parent().unwrap_or(switch_dir);
     let nics = vm::nics_of(config, vm, &NicSockets::of_switch(run_dir, &config.switch.name));
-    let log = serial_log(args, vm, switch_dir);
+    let log = serial_log(args, vm, &switch_dir);
     let launched = vm::launch_of(vm, accelerator, areas, nics, vec![monitor.into()], &log)?;
     let position = config.vms.iter().position(|listed| listed.name == vm.name);
     let run_as = position.and_then(|position| uid::uid(0, position)).map(run_as);

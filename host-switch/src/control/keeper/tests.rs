@@ -67,7 +67,7 @@ nf = "forwarder"
 "#;
 
 /// How long a machine that is busy may take for what must come.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A datapath that holds nothing and notes what it is told.
 #[derive(Default)]
@@ -124,7 +124,7 @@ impl Lending for Noted {
 /// A process that stands for an NF or a QEMU; the test itself speaks and writes for it.
 struct Body(Mutex<Child>);
 
-fn sleeper() -> Child {
+pub(super) fn sleeper() -> Child {
     // Its own streams: one that a failed test leaves behind keeps nobody waiting for the end of ours.
     let null = std::process::Stdio::null;
     Command::new("sleep").arg("600").stdin(null()).stdout(null()).stderr(null()).spawn().unwrap()

@@ -3,12 +3,13 @@
 use std::io::Read;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
-use std::process::{Child, Command, Stdio};
+use std::process::Child;
 
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use switch_core::ids::PortId;
 use vhost_port::notifier::Notifier;
 
+use super::tests::{PATIENCE, sleeper};
 use super::*;
 use crate::control::nic::Nic;
 use crate::control::policy::Policy;
@@ -16,8 +17,6 @@ use crate::control::runtime_dir::NicSockets;
 use crate::datapath::{NicLanes, QueuePairHandle, Released};
 use crate::plan::Plan;
 
-/// How long a machine that is busy may take for what must come.
-const PATIENCE: Duration = Duration::from_secs(60);
 const UID: u32 = 1_900_000_000;
 
 /// A datapath that an untrusted VM has no business with.
@@ -80,12 +79,10 @@ impl Lab {
         let owner = plan.owners.iter().find(|owner| owner.nics == [PortId(1)]).unwrap();
         let owner = Owner::new(owner, "blue", None, Vec::new(), Policy::of_owner(&[], "web0"));
         let owners = vec![owner.with_uid(Some(UID)).with_nics(vec![nic])];
-        let qemu =
-            Command::new("sleep").arg("600").stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap();
         let witness: Witness = Box::new(Peer::of);
         let keeper =
             Keeper::start(&folder.path().join("endpoint.sock"), owners, Arc::new(Untouched), witness);
-        Self { keeper: Some(keeper.unwrap()), qemu, sockets, _lanes: lanes, folder }
+        Self { keeper: Some(keeper.unwrap()), qemu: sleeper(), sockets, _lanes: lanes, folder }
     }
 
     /// A launcher that has said hello; what it was told.
@@ -166,7 +163,7 @@ fn the_end_of_its_launcher_is_the_end_of_an_untrusted_vm() {
     }
     lab.wait_until("the VM is gone", |view| view.owners.iter().all(|owner| owner.state == "absent"));
     // Its place is free.
-    lab.qemu = Command::new("sleep").arg("600").stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap();
+    lab.qemu = sleeper();
     drop(lab.booted());
 }
 
