@@ -14,7 +14,7 @@ use serde::Serialize;
 use crate::error::XtaskError;
 use crate::packages;
 use crate::product;
-use crate::stage::{Expect, Stage};
+use crate::stage::{Expect, Folder, Stage, Turn};
 use crate::workspace::Workspace;
 
 /// Where the product is built for the fuzzer: not on this machine's own account, but as for another one, so that
@@ -191,7 +191,8 @@ pub fn stages(workspace: &Workspace) -> Result<Vec<Stage>, XtaskError> {
 }
 
 fn stage(name: &str, command: Command, expect: Expect) -> Stage {
-    Stage { name: name.to_owned(), before: None, command, limit: Duration::from_secs(900), expect }
+    let turn = Turn::In(Folder::Fuzz);
+    Stage { name: name.to_owned(), turn, before: None, command, limit: Duration::from_secs(900), expect }
 }
 
 /// One way to build the targets.

@@ -8,6 +8,7 @@ mod fuzz;
 mod packages;
 mod product;
 mod sabotage;
+mod schedule;
 mod stage;
 mod summary;
 mod table;

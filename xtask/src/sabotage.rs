@@ -23,7 +23,14 @@ pub struct Sabotage {
     pub test: &'static str,
 }
 
-const RING_MODEL: Build = Build::Loom(&["--release", "--test", "loom"]);
+impl Sabotage {
+    /// Whether its package is one of those that only build where DPDK is.
+    pub fn needs_dpdk(&self) -> bool {
+        matches!(self.package, "dpdk" | "host-switch")
+    }
+}
+
+const RING_MODEL: Build = Build::Loom(&["--test", "loom"]);
 const LIB: Build = Build::Test(&["--lib"]);
 
 const fn ring(feature: &'static str, test: &'static str) -> Sabotage {

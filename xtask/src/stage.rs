@@ -1,6 +1,6 @@
 //! One stage of the tests: a command, a time limit, and how its end is read.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -25,10 +25,34 @@ pub enum Expect {
     },
 }
 
+/// A folder that builds go to. Two of one folder would wait for each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Folder {
+    /// The workspace's own.
+    Main,
+    /// That of crates without DPDK that are built with one check turned off.
+    Sabotage,
+    /// That of the fuzz targets.
+    Fuzz,
+    /// That of the models of orderings.
+    Loom,
+}
+
+/// Beside what a stage may run. What comes first in this order is begun first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Turn {
+    /// Beside stages of other folders.
+    In(Folder),
+    /// Beside none: it needs the machine for a switch and VMs, or for shares of a core.
+    Alone,
+}
+
 /// A command with its expectation.
 pub struct Stage {
     /// What people call it; also what a filter is matched against.
     pub name: String,
+    /// Beside what it may run.
+    pub turn: Turn,
     /// A build that must end well first.
     pub before: Option<Command>,
     /// The command.
@@ -37,6 +61,32 @@ pub struct Stage {
     pub limit: Duration,
     /// How it must end.
     pub expect: Expect,
+}
+
+/// How a stage ended.
+#[derive(Debug)]
+pub struct Report {
+    /// Its name.
+    pub name: String,
+    /// What it counts as.
+    pub tally: Tally,
+    /// In words.
+    pub verdict: String,
+    /// How long it took.
+    pub took: Duration,
+    /// Its log and how that ends, if it failed.
+    pub end: Option<(PathBuf, String)>,
+}
+
+/// One line, and the end of the log behind it if the stage failed.
+impl std::fmt::Display for Report {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:<44} {} ({:.0} s)", self.name, self.verdict, self.took.as_secs_f64())?;
+        match &self.end {
+            Some((log, end)) => write!(f, "\n--- the end of {}:\n{end}\n---", log.display()),
+            None => Ok(()),
+        }
+    }
 }
 
 /// How many tests a stage counts as.
@@ -51,6 +101,9 @@ pub struct Tally {
 }
 
 impl Tally {
+    /// A stage that failed as a whole.
+    const FAILED: Self = Self { passed: 0, failed: 1, skipped: 0 };
+
     /// Adds another tally.
     pub fn add(&mut self, other: Self) {
         self.passed += other.passed;
@@ -60,12 +113,11 @@ impl Tally {
 }
 
 impl Stage {
-    /// Runs the stage and prints one line about it; the log's end too if it failed.
+    /// Runs the stage to its end, or to the end of its time.
     ///
     /// # Errors
     /// If it cannot be started at all.
-    pub fn run(self, log_dir: &std::path::Path, journal: &Journal) -> Result<Tally, LabError> {
-        eprint!("{:<44} ", self.name);
+    pub fn run(self, log_dir: &Path, journal: &Journal) -> Result<Report, LabError> {
         let started = Instant::now();
         let log_name: String =
             self.name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
@@ -76,37 +128,32 @@ impl Stage {
             }
             _ => {}
         }
+        let report = |tally: Tally, verdict: String| {
+            let end = (tally.failed > 0).then(|| (log.clone(), tail(&log, 60)));
+            Report { name: self.name, tally, verdict, took: started.elapsed(), end }
+        };
         if let Some(before) = self.before
             && !Child::spawn(&log_name, before, log_dir, journal)?
                 .wait(self.limit)
                 .is_ok_and(|end| end.success())
         {
             // Whatever was built earlier is not what is to be tested.
-            eprintln!(
-                "FAILED: it does not build\n--- the end of {}:\n{}\n---",
-                log.display(),
-                tail(&log, 60)
-            );
-            return Ok(Tally { failed: 1, ..Tally::default() });
+            return Ok(report(Tally::FAILED, "FAILED: it does not build".to_owned()));
         }
-        let mut child = Child::spawn(&log_name, self.command, log_dir, journal)?;
-        let ended = child.wait(self.limit);
-        let log: PathBuf = child.log().to_owned();
-        drop(child);
+        let ended = Child::spawn(&log_name, self.command, log_dir, journal)?.wait(self.limit);
         let text = std::fs::read(&log).map_err(LabError::file("read", &log))?;
         let text = String::from_utf8_lossy(&text);
-        let success = match &ended {
-            Ok(status) => status.success(),
-            Err(LabError::TimedOut { .. }) => false,
-            Err(_) => return ended.map(|_| Tally::default()),
-        };
-        let (tally, verdict) = judge(&self.expect, success, &text);
-        let late = if matches!(ended, Err(LabError::TimedOut { .. })) { ", over its time limit" } else { "" };
-        eprintln!("{verdict}{late} ({:.0} s)", started.elapsed().as_secs_f64());
-        if tally.failed > 0 {
-            eprintln!("--- the end of {}:\n{}\n---", log.display(), tail(&log, 60));
+        match ended {
+            Ok(status) => {
+                let (tally, verdict) = judge(&self.expect, status.success(), &text);
+                Ok(report(tally, verdict))
+            }
+            // Whatever it said until then.
+            Err(LabError::TimedOut { seconds, .. }) => {
+                Ok(report(Tally::FAILED, format!("FAILED: not done within {seconds} s")))
+            }
+            Err(error) => Err(error),
         }
-        Ok(tally)
     }
 }
 
