@@ -31,7 +31,7 @@
 //!
 //! ```text
 //! cargo test -p shm-ring
-//! RUSTFLAGS="--cfg loom" cargo test -p shm-ring --release --test loom
+//! RUSTFLAGS="--cfg loom" cargo test -p shm-ring --test loom
 //! ```
 //!
 //! For each ordering and a few checks a sabotage feature turns it off, and a test must fail then:

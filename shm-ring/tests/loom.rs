@@ -1,6 +1,6 @@
 //! Models of every ordering between two sides, in all interleavings that loom knows.
 //!
-//! `RUSTFLAGS="--cfg loom" cargo test -p shm-ring --release --test loom`
+//! `RUSTFLAGS="--cfg loom" cargo test -p shm-ring --test loom`
 //!
 //! The crate's documentation says what these models check and what they do not. `xtask/src/sabotage.rs` lists, for each
 //! weakened ordering, the model that must fail.
