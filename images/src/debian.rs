@@ -1,4 +1,4 @@
-//! A Debian as a guest finds it after an installation: a disk with its root, its own kernel and initramfs.
+//! A small Debian as a guest: a disk with its root, its own kernel and initramfs.
 //!
 //! Nothing in it is ours but what an administrator would set: every Ethernet card gets its address by DHCP from
 //! `systemd-networkd`, and an `iperf3` server runs. It is for tests and trials of untrusted VMs.
@@ -78,8 +78,8 @@ pub struct Debian {
     pub initramfs: PathBuf,
 }
 
-/// Builds a Debian in `out`, unless the one that is there was made by the same recipe. Fetches some 150 MB, and
-/// needs root: packages are installed under their own owners.
+/// Builds a Debian in `out`, unless the one that is there was made by the same recipe. Fetches packages, and needs
+/// root: packages are installed under their own owners.
 ///
 /// # Errors
 /// If a tool or a file cannot be had; what was in `out` stays until everything is made.

@@ -8,7 +8,7 @@ use crate::error::LabError;
 pub const BIN_DIR_VAR: &str = "NETVM_BIN_DIR";
 /// Names the folder with the guest image's kernel and initramfs; set by `cargo xtask`.
 pub const IMAGE_DIR_VAR: &str = "NETVM_IMAGE_DIR";
-/// Names the folder with the disk, kernel and initramfs of an unmodified Debian; set by `cargo xtask test --long`.
+/// Names the folder with the disk, kernel and initramfs of a small Debian; set by `cargo xtask test --long`.
 pub const DEBIAN_DIR_VAR: &str = "NETVM_DEBIAN_DIR";
 /// Where the static programs lie, seen from cargo's target folder.
 pub const STATIC_PROGRAMS: &str = "guest/x86_64-unknown-linux-gnu/release";

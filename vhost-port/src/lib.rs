@@ -10,7 +10,9 @@
 //!
 //! # What the other side can do meanwhile
 //! Everything: write any byte of its memory at any time, punch holes into it, send any message, pass any file
-//! descriptor, stop reading, or go away. Whatever it does, it harms its own port only.
+//! descriptor, stop reading, or go away. A frontend that breaks the protocol loses its session, a guest that breaks
+//! its rings a queue; the next one is served. What it can still take from others in time is named in the threat
+//! model (`docs/threat-model.md`, known limits of untrusted NICs).
 #![deny(missing_docs)]
 
 #[cfg(all(feature = "sabotage", not(debug_assertions), not(loom)))]

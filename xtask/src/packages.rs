@@ -31,8 +31,8 @@ const PACKAGES: &[Package] = &[
     Package { name: "ethtool", why: "checksum offload of veth", proof: "/usr/share/doc/ethtool" },
     Package { name: "iputils-ping", why: "pings", proof: "/usr/share/doc/iputils-ping" },
     Package { name: "curl", why: "the file transfer", proof: "/usr/bin/curl" },
-    Package { name: "iperf3", why: "traffic with an unmodified Debian", proof: "/usr/bin/iperf3" },
-    Package { name: "mmdebstrap", why: "an unmodified Debian as a guest", proof: "/usr/bin/mmdebstrap" },
+    Package { name: "iperf3", why: "traffic with a small Debian", proof: "/usr/bin/iperf3" },
+    Package { name: "mmdebstrap", why: "a small Debian as a guest", proof: "/usr/bin/mmdebstrap" },
     Package { name: "e2fsprogs", why: "its disk", proof: "/usr/sbin/mkfs.ext4" },
 ];
 

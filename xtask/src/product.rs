@@ -69,12 +69,12 @@ pub fn image(workspace: &Workspace) -> Result<Image, XtaskError> {
     Ok(image)
 }
 
-/// Builds the disk of an unmodified Debian, unless it is there.
+/// Builds the disk of a small Debian, unless it is there.
 pub fn debian(workspace: &Workspace) -> Result<(), XtaskError> {
     let mut builder = workspace.cargo();
     builder.args(["run", "--release", "-p", "images", "--bin", "build-image", "--", "--debian"]);
     builder.arg("--out").arg(workspace.root().join(DEBIAN));
-    logged(workspace, "building an unmodified Debian", builder)
+    logged(workspace, "building a small Debian", builder)
 }
 
 /// Where that is.

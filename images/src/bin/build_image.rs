@@ -28,7 +28,7 @@ struct Options {
     /// Where fetched packages are kept; default: the folder cache in the output folder
     #[arg(long)]
     cache: Option<PathBuf>,
-    /// Build an unmodified Debian instead, as the disk of an untrusted VM; needs root, and fetches some 150 MB
+    /// Build a small Debian instead, as the disk of an untrusted VM; needs root, and fetches its packages
     #[arg(long, conflicts_with_all = ["programs", "program", "cache"])]
     debian: bool,
 }
