@@ -27,7 +27,7 @@ pub enum BenchError {
         /// Bare ring over rte_ring.
         ratio: f64,
     },
-    /// A vhost backend does not run.
+    /// A program that is measured does not run.
     #[error("{what} failed: {why}")]
     Backend {
         /// Which part.
@@ -42,5 +42,15 @@ pub enum BenchError {
         ours: String,
         /// Bits, hexadecimal.
         peer: String,
+    },
+    /// The tables did not do the same work.
+    #[error("{program} found {found:.3} of its packets, not {expected:.3}")]
+    Found {
+        /// Which.
+        program: &'static str,
+        /// Share of its packets.
+        found: f64,
+        /// Share of both programs' packets.
+        expected: f64,
     },
 }

@@ -2,6 +2,8 @@
 
 mod backend;
 mod error;
+mod flow_lane;
+mod flows;
 mod hop;
 mod machine;
 mod raw;
@@ -27,6 +29,11 @@ enum Scenario {
     Hop(hop::Options),
     /// Packets of an untrusted VM: our vhost backend and DPDK's in C, by turns, with the same driver.
     Untrusted(untrusted::Options),
+    /// Lookups in the flow table and in DPDK's rte_hash, by turns: 1 thousand, 100 thousand and 1 million flows.
+    Flows(flows::Options),
+    /// One flow table, as the scenario `flows` runs it.
+    #[command(hide = true)]
+    FlowLane(flow_lane::Options),
     /// One vhost backend, as the scenario `untrusted` runs it.
     #[command(hide = true)]
     Backend(backend::Options),
@@ -37,6 +44,8 @@ fn main() -> ExitCode {
     let done = match cli.scenario {
         Scenario::Hop(options) => hop::run(&options),
         Scenario::Untrusted(options) => untrusted::run_scenario(&options),
+        Scenario::Flows(options) => flows::run_scenario(&options),
+        Scenario::FlowLane(options) => flow_lane::run(&options),
         Scenario::Backend(options) => backend::run(&options),
     };
     match done {

@@ -5,7 +5,7 @@ use bytemuck::{Pod, Zeroable};
 use crate::key::{Direction, Key};
 
 /// 64 bytes at an address that is a multiple of 64: what memory for a table is counted in.
-#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+#[derive(Clone, Copy, Debug, Default, Pod, Zeroable)]
 #[repr(C, align(64))]
 pub struct Line([u64; 8]);
 

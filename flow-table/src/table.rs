@@ -144,6 +144,12 @@ impl<'memory> FlowTable<'memory> {
         self.unanswered
     }
 
+    /// What it was made for.
+    #[must_use]
+    pub const fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
     /// What has happened so far.
     #[must_use]
     pub const fn counters(&self) -> &Counters {

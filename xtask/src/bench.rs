@@ -11,7 +11,7 @@ use crate::workspace::Workspace;
 /// Options of `cargo xtask bench`.
 #[derive(clap::Args)]
 #[command(
-    after_help = "Examples:\n  cargo xtask bench hop\n  cargo xtask bench untrusted --json | tail -n 1\n  cargo xtask bench hop --help"
+    after_help = "Examples:\n  cargo xtask bench hop\n  cargo xtask bench untrusted --json | tail -n 1\n  cargo xtask bench flows\n  cargo xtask bench hop --help"
 )]
 pub struct Options {
     /// The scenario and its own options
