@@ -51,11 +51,15 @@ impl Siege<'_> {
             let Some(loans) = self.borrow(LOANS) else { return };
             let mut told: Vec<Desc> =
                 loans.iter().flat_map(|loan| lies(&mut self.random, &self.device.seat, *loan)).collect();
-            let count = (told.len() - truths * loans.len()) as u64;
+            let lies = (told.len() - truths * loans.len()) as u64;
+            let true_ones = (truths * loans.len()) as u64;
             // Whatever of them is still held goes home; the rest is one lie more.
             told.extend(loans.iter().map(|loan| verdict(*loan, Verdict::Drop)));
-            if self.give(&told) == told.len() as u64 {
-                self.attempts.add(kind, count);
+            let taken = self.give(&told);
+            // At worst, all that was true was taken first.
+            self.attempts.add(kind, taken.saturating_sub(true_ones).min(lies));
+            if taken < told.len() as u64 {
+                return;
             }
         }
     }

@@ -91,6 +91,13 @@ impl Kind {
         matches!(self, Self::ControlFlood | Self::PunchedHoles)
     }
 
+    /// Whether it takes an attach to do it.
+    #[must_use]
+    pub const fn needs_attach(self) -> bool {
+        !self.ends_the_attach()
+            && !matches!(self, Self::ScribbleRegion | Self::ControlFlood | Self::CanarySearch)
+    }
+
     /// Whether the switch lets go of an endpoint that does it.
     #[must_use]
     pub const fn ends_the_attach(self) -> bool {

@@ -22,6 +22,9 @@ const GUESSES: u32 = 64;
 const GUESSED: std::ops::Range<u32> = 8..8192;
 /// How long it waits to be let in again before it dies for it.
 const PATIENCE: Duration = Duration::from_millis(1500);
+/// How long a round waits to be let in again after what earlier ones did. Longer than the switch keeps out whoever
+/// breaks a counter.
+const RETURN: Duration = Duration::from_secs(3);
 /// How long one attach may take.
 const ATTACH_LIMIT: Duration = Duration::from_millis(250);
 
@@ -144,6 +147,9 @@ impl<'s> Siege<'s> {
                 kinds.swap(last, self.random.index(last + 1));
             }
             let round = self.round(&kinds);
+            if round.iter().any(|kind| kind.needs_attach()) {
+                self.come_back();
+            }
             for kind in &round {
                 self.bout_ends = Instant::now() + BOUT;
                 self.bout(*kind);
@@ -248,6 +254,14 @@ impl<'s> Siege<'s> {
         }
         self.refused += 1;
         false
+    }
+
+    /// Waits until it is attached: what needs that comes first in a round, and would come to nothing.
+    fn come_back(&mut self) {
+        let ends = Instant::now() + RETURN;
+        while !self.attach() && !self.must_die && !self.is_over() && Instant::now() < ends {
+            std::thread::sleep(SEEN);
+        }
     }
 
     /// The next epochs that may be the one which the switch waits for.
