@@ -62,22 +62,17 @@ fn findings_are_given_as_json_too() {
 }
 
 #[test]
-fn what_shows_only_in_the_plan_is_refused_in_both_forms_of_the_answer() {
+fn a_domain_whose_packets_lie_in_two_regions_may_have_a_limit() {
     let example = files("examples").into_iter().find(|path| path.ends_with("edges.toml")).unwrap();
     let text = std::fs::read_to_string(example).unwrap();
-    // Its packets lie in two regions, since scrub0 works on copies.
+    // scrub0 works on copies.
     let limited = text.replacen("name = \"lab\"\n", "name = \"lab\"\nlimit_pps = 1000\n", 1);
+    assert_ne!(limited, text);
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("limited.toml");
     std::fs::write(&file, limited).unwrap();
-    let rule = "domain[lab]: its limit would count apart in 2 regions";
     let said = netvm(&["check", file.to_str().unwrap()]);
-    assert!(!said.good);
-    assert!(said.errors.contains(&format!("{}: {rule}", file.display())), "{}", said.errors);
-    let said = netvm(&["check", "--json", file.to_str().unwrap()]);
-    assert!(!said.good, "{}", said.output);
-    let told: serde_json::Value = serde_json::from_str(&said.output).unwrap();
-    assert!(told["findings"][0]["rule"].as_str().unwrap().starts_with(rule), "{told}");
+    assert!(said.good, "{}", said.errors);
 }
 
 #[test]

@@ -11,6 +11,7 @@ use datapath_lab::{Lab, LabSpec, device, edge, endpoint};
 use host_switch::datapath::{CountersSnapshot, ViolationCounts};
 use shm_ring::desc::{Desc, Verdict};
 use switch_core::drop_reason::DropReason;
+use switch_core::ids::EdgeId;
 use switch_core::rate::RateSpec;
 
 const RATE: RateSpec = RateSpec { packets_per_s: Some(2_000), bits_per_s: None };
@@ -46,6 +47,89 @@ fn a_limited_domain_lets_in_what_its_rate_allows() {
     let time = started.elapsed();
     drop(guest);
     assert!(let_in(&counters) <= allowed(time), "{} in {time:?}", let_in(&counters));
+    lab.assert_conserved();
+    lab.assert_nothing_vanished();
+    lab.stop();
+}
+
+/// A domain and one that is hidden in it: they have one limit.
+#[test]
+fn domains_that_share_a_limit_let_in_together_what_its_rate_allows() {
+    let started = Instant::now();
+    let lab = endless(|spec| {
+        spec.devices.push(device("net_null", ""));
+        spec.more_chains = vec![(2, Vec::new(), 2)];
+        spec.domains = 2;
+        spec.port_domains = vec![0, 0, 1];
+        spec.domain_limit = Some(RATE);
+        spec.one_domain_limit = true;
+    });
+    lab.attach(0);
+    let guest = Guest::forwarder(&lab, 0);
+    let refused =
+        |now: &CountersSnapshot, of: usize| now.domains[of].packets.drops.get(DropReason::DomainRate);
+    let let_in = |now: &CountersSnapshot| -> u64 {
+        (0..2).map(|of| now.domains[of].packets.entered - refused(now, of)).sum()
+    };
+    let counters = lab.wait_until("the bucket was empty and filled again", |now| {
+        let_in(now) >= WELL_MORE_THAN_A_BUCKET && refused(now, 0) > 0 && refused(now, 1) > 0
+    });
+    let time = started.elapsed();
+    drop(guest);
+    assert!(let_in(&counters) <= allowed(time), "{} in {time:?}", let_in(&counters));
+    lab.assert_conserved();
+    lab.assert_nothing_vanished();
+    lab.stop();
+}
+
+#[test]
+fn between_domains_that_share_a_limit_no_packet_counts_twice() {
+    let lab = endless(|spec| {
+        spec.domains = 2;
+        spec.endpoint_domains = vec![1];
+        spec.edges = vec![edge(0, 1, None), edge(1, 0, None)];
+        spec.domain_limit = Some(RATE);
+        spec.one_domain_limit = true;
+    });
+    lab.attach(0);
+    let guest = Guest::forwarder(&lab, 0);
+    let counters = lab.wait_until("the bucket was empty and filled again", |now| {
+        let packets = &now.domains[0].packets;
+        packets.delivered >= WELL_MORE_THAN_A_BUCKET && packets.drops.get(DropReason::DomainRate) > 0
+    });
+    drop(guest);
+    for edge in &counters.edges {
+        assert_eq!(edge.drops.total(), 0, "{edge:?}");
+    }
+    lab.assert_conserved();
+    lab.assert_nothing_vanished();
+    lab.stop();
+}
+
+#[test]
+fn copies_of_an_edge_count_against_its_limit_together() {
+    let started = Instant::now();
+    let lab = endless(|spec| {
+        spec.devices.push(device("net_null", ""));
+        spec.more_chains = vec![(2, Vec::new(), 1)];
+        spec.domains = 3;
+        spec.port_domains = vec![0, 1, 2];
+        spec.edges = vec![edge(0, 1, None), edge(2, 1, None)];
+        for edge in &mut spec.edges {
+            edge.limit = Some(RATE);
+        }
+        spec.edges[1].limited_with = Some(EdgeId(0));
+    });
+    lab.attach(0);
+    let guest = Guest::forwarder(&lab, 0);
+    let crossed = |now: &CountersSnapshot| now.edges.iter().map(|edge| edge.packets).sum::<u64>();
+    let refused = |now: &CountersSnapshot, edge: usize| now.edges[edge].drops.get(DropReason::EdgeRate);
+    let counters = lab.wait_until("the bucket was empty and filled again", |now| {
+        crossed(now) >= WELL_MORE_THAN_A_BUCKET && refused(now, 0) > 0 && refused(now, 1) > 0
+    });
+    let time = started.elapsed();
+    drop(guest);
+    assert!(crossed(&counters) <= allowed(time), "{} in {time:?}", crossed(&counters));
     lab.assert_conserved();
     lab.assert_nothing_vanished();
     lab.stop();

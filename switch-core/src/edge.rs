@@ -24,6 +24,8 @@ pub struct EdgeSpec {
     pub broadcast: bool,
     /// How much it carries.
     pub limit: Option<RateSpec>,
+    /// An edge in front of this one whose limit its packets count against, instead of one of its own.
+    pub limited_with: Option<EdgeId>,
 }
 
 /// The edges of a snapshot.

@@ -76,7 +76,7 @@ pub(crate) fn all_live() -> Liveness {
 
 /// An edge for everything but groups.
 pub(crate) fn edge(from: DomainId, to: DomainId) -> EdgeSpec {
-    EdgeSpec { from, to, flows: Criteria::default(), broadcast: false, limit: None }
+    EdgeSpec { from, to, flows: Criteria::default(), broadcast: false, limit: None, limited_with: None }
 }
 
 /// Two ports, four services and three chains of three domains, with any edges; not all of them can be built.

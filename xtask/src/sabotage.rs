@@ -187,6 +187,11 @@ pub const ALL: &[Sabotage] = &[
     datapath("sabotage-double-read", HOSTILE, "descriptors_rewritten_behind_the_copy_change_nothing"),
     datapath("sabotage-crossing-tail", EDGES, "nothing_but_the_frame_crosses"),
     datapath("sabotage-limits", SHARES, "a_limited_domain_lets_in_what_its_rate_allows"),
+    datapath(
+        "sabotage-shared-limit",
+        SHARES,
+        "domains_that_share_a_limit_let_in_together_what_its_rate_allows",
+    ),
     datapath("sabotage-shares", SHARES, "a_flood_in_one_domain_leaves_the_other_its_share"),
     datapath("sabotage-port-shares", SHARED, "a_flood_of_one_domain_leaves_the_other_its_share_of_a_port"),
     datapath(

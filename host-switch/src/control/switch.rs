@@ -275,6 +275,7 @@ fn datapath_spec(
             shards: shards.by_ref().take(plan.lcores.len()).collect(),
             share: domain.share,
             limit: domain.limit,
+            limited_with: domain.limited_with,
         });
     DatapathSpec {
         domains: domains.collect(),

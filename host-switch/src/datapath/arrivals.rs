@@ -79,7 +79,7 @@ impl Lcore {
         let DomainLane { cell, pool, state, .. } = &mut self.domains[domain.index()];
         // Frames to be freed by DPDK, which takes the shard: dropped behind the borrow.
         let mut freed = MbufBurst::<RX_BURST>::new();
-        if let Some(limit) = &mut state.limit {
+        if let Some(limit) = self.limits.of(state) {
             // Before the borrow: what is refused is freed there.
             state.counters.drops.add(DropReason::DomainRate, limit.cut(&mut ingress.burst));
         }
@@ -91,6 +91,7 @@ impl Lcore {
         let mut route = Route {
             lcore: self.id,
             domain: state,
+            limits: &mut self.limits,
             shard: &mut shard,
             endpoints: &mut self.endpoints,
             egresses: &mut self.egresses,

@@ -81,7 +81,7 @@ impl DatapathChange {
 fn edges_were(old: &[EdgeSpec], new: &[EdgeSpec]) -> Vec<Option<EdgeId>> {
     let mut free: Vec<Option<&EdgeSpec>> = old.iter().map(Some).collect();
     let is_same = |one: &EdgeSpec, other: &EdgeSpec| {
-        let EdgeSpec { from, to, flows, broadcast, limit: _ } = one;
+        let EdgeSpec { from, to, flows, broadcast, limit: _, limited_with: _ } = one;
         (*from, *to, *broadcast) == (other.from, other.to, other.broadcast) && *flows == other.flows
     };
     let find = |edge: &EdgeSpec| {
@@ -178,9 +178,7 @@ impl Lcore {
             }
         }
         for (id, limit) in &change.domain_limits {
-            if let Some(domain) = self.domains.get_mut(id.index()) {
-                domain.state.limit = Limit::part_of(*limit, self.lcores);
-            }
+            self.limits.set(*id, Limit::part_of(*limit, self.lcores));
         }
         for (id, limit) in &change.endpoint_limits {
             if let Some(lane) = self.endpoints.get_mut(id.index()) {

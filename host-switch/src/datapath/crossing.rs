@@ -70,21 +70,29 @@ impl Crossings {
 pub(super) struct EdgeLane {
     pub counters: EdgeCounters,
     limit: Option<Box<Limit>>,
+    /// The edge whose limit its packets count against.
+    limited_with: EdgeId,
 }
 
 impl EdgeLane {
     /// The edges of a snapshot, on one of `lcores`.
     pub(super) fn all(forwarding: &Forwarding, lcores: u16) -> Vec<Self> {
-        let lane = |edge: &EdgeSpec| Self {
+        let lane = |(id, edge): (EdgeId, &EdgeSpec)| Self {
             counters: EdgeCounters::default(),
             limit: Limit::part_of(edge.limit, lcores),
+            limited_with: edge
+                .limited_with
+                .filter(|_| !cfg!(feature = "sabotage-shared-limit"))
+                .unwrap_or(id),
         };
-        forwarding.edges().iter().map(lane).collect()
+        (0..).map(EdgeId).zip(forwarding.edges()).map(lane).collect()
     }
 
-    pub(super) fn admit(&mut self, bytes: u16) -> Result<(), DropReason> {
-        let may = self.limit.as_mut().is_none_or(|limit| limit.admit(bytes));
-        if may { Ok(()) } else { Err(DropReason::EdgeRate) }
+    /// Whether one more packet may cross on one of the edges.
+    pub(super) fn admit(edges: &mut [Self], edge: EdgeId, bytes: u16) -> Result<(), DropReason> {
+        let limiting = edges.get(edge.index()).map(|lane| lane.limited_with.index());
+        let limit = limiting.and_then(|at| edges.get_mut(at)?.limit.as_mut());
+        if limit.is_none_or(|limit| limit.admit(bytes)) { Ok(()) } else { Err(DropReason::EdgeRate) }
     }
 }
 
@@ -96,7 +104,9 @@ impl Lcore {
         let mut old: Vec<_> = self.forwarding.edges().iter().zip(lanes).map(Some).collect();
         for ((spec, lane), was) in forwarding.edges().iter().zip(&mut self.edges).zip(were) {
             match was.and_then(|was| old.get_mut(was.index())?.take()) {
-                Some((before, stays)) if before.limit == spec.limit => *lane = stays,
+                Some((before, stays)) if before.limit == spec.limit => {
+                    *lane = EdgeLane { limited_with: lane.limited_with, ..stays };
+                }
                 Some((_, stays)) => lane.counters = stays.counters,
                 None => {}
             }
@@ -130,18 +140,17 @@ impl Lcore {
             copy
         });
         let edge = judge(self.forwarding.edge(from, to, &judged))?;
-        let Some(edge) = self.edges.get_mut(edge.index()) else { return Err(DropReason::LedgerRefused) };
         #[cfg(feature = "test-hooks")]
         super::hook::reach(
             super::hook::Moment::HeadersJudged,
             source.state.region,
             source.state.position(frame.index, frame.offset_bytes),
         );
-        let copy = edge
-            .admit(frame.len_bytes)
-            .and_then(|()| target.state.admit(frame.len_bytes))
-            .and_then(|()| copy_over(source, target, frame, path, &judged))
-            .inspect_err(|reason| edge.counters.drops.add(*reason, 1))?;
+        let copy = EdgeLane::admit(&mut self.edges, edge, frame.len_bytes)
+            .and_then(|()| self.limits.admit_from(&source.state, &target.state, frame.len_bytes))
+            .and_then(|()| copy_over(source, target, frame, path, &judged));
+        let Some(edge) = self.edges.get_mut(edge.index()) else { return Err(DropReason::LedgerRefused) };
+        let copy = copy.inspect_err(|reason| edge.counters.drops.add(*reason, 1))?;
         edge.counters.packets += 1;
         edge.counters.bytes += u64::from(frame.len_bytes);
         source.state.counters.crossed += 1;
@@ -157,6 +166,7 @@ impl Lcore {
         act(&mut Route {
             lcore: self.id,
             domain: state,
+            limits: &mut self.limits,
             shard: &mut cell.borrow(),
             endpoints: &mut self.endpoints,
             egresses: &mut self.egresses,

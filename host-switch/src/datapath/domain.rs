@@ -6,13 +6,11 @@ use dpdk::Pool;
 use shm_ring::area::RegionGeometry;
 use switch_core::audit::ShardAudit;
 use switch_core::counters::DomainCounters;
-use switch_core::drop_reason::DropReason;
 use switch_core::frame::FrameLimits;
 use switch_core::header::HeaderCopy;
 use switch_core::ids::{BufferIndex, DomainId};
 
 use super::counters::DomainSnapshot;
-use super::limit::Limit;
 use super::sample::Sampler;
 use super::shard_cell::ShardCell;
 use crate::region::{HEADER_BYTES_MAX, Mapping};
@@ -48,8 +46,8 @@ pub(super) struct DomainState {
     pub limits: FrameLimits,
     pub counters: DomainCounters,
     pub sampler: Sampler,
-    /// Of what enters.
-    pub limit: Option<Box<Limit>>,
+    /// The domain whose limit what enters counts against: see [`super::DomainSpec::limited_with`].
+    pub limited_with: DomainId,
     /// The region lost a page: nothing of this domain is served any more.
     pub is_lost: bool,
 }
@@ -61,12 +59,6 @@ impl DomainState {
         let start = self.geometry.buffer_offset(index.0) + u64::from(offset_bytes);
         // A region that is mapped fits the address space; an offset that does not is past any mapping.
         usize::try_from(start).unwrap_or(usize::MAX)
-    }
-
-    /// Whether one more packet may enter.
-    pub(super) fn admit(&mut self, bytes: u16) -> Result<(), DropReason> {
-        let may = self.limit.as_mut().is_none_or(|limit| limit.admit(bytes));
-        if may { Ok(()) } else { Err(DropReason::DomainRate) }
     }
 
     /// Copies the headers of a frame into private memory.

@@ -253,7 +253,7 @@ mod tests {
             limits: FrameLimits::of_stride(2368),
             counters: DomainCounters::default(),
             sampler: Sampler::new(),
-            limit: None,
+            limited_with: DomainId(0),
             is_lost: false,
         }
     }

@@ -23,6 +23,7 @@ use super::endpoint::EndpointLane;
 use super::handoff::FromLcore;
 use super::idle::Backoff;
 use super::ingress::Ingress;
+use super::limit::EntryLimits;
 use super::message::{Event, Message};
 use super::observe::Observed;
 use super::route::EventSink;
@@ -42,6 +43,8 @@ pub(super) struct Lcore {
     pub lcores: u16,
     pub cpu: Option<usize>,
     pub domains: Vec<DomainLane>,
+    /// Of what enters domains.
+    pub limits: EntryLimits,
     pub endpoints: Vec<EndpointLane>,
     pub ingresses: Vec<Ingress>,
     /// By port.

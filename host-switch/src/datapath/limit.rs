@@ -1,9 +1,13 @@
-//! A limit of packets and bits per second, as one lcore keeps it.
+//! Limits of packets and bits per second, as one lcore keeps them.
 
 use std::time::Instant;
 
 use dpdk::MbufBurst;
+use switch_core::drop_reason::DropReason;
+use switch_core::ids::DomainId;
 use switch_core::rate::{Bucket, RateSpec};
+
+use super::domain::DomainState;
 
 /// A token bucket and the clock it is filled by.
 #[derive(Debug)]
@@ -48,5 +52,46 @@ impl Limit {
             }
         }
         refused
+    }
+}
+
+/// The limits of what enters domains, on one lcore: by domain.
+#[derive(Debug, Default)]
+pub(super) struct EntryLimits(Vec<Option<Box<Limit>>>);
+
+impl EntryLimits {
+    /// Adds that of the next domain.
+    pub(super) fn push(&mut self, limit: Option<Box<Limit>>) {
+        self.0.push(limit);
+    }
+
+    /// Limits a domain, and those that share its limit, anew.
+    pub(super) fn set(&mut self, domain: DomainId, limit: Option<Box<Limit>>) {
+        if let Some(old) = self.0.get_mut(domain.index()) {
+            *old = limit;
+        }
+    }
+
+    /// The one that packets of a domain count against.
+    #[inline]
+    pub(super) fn of(&mut self, domain: &DomainState) -> Option<&mut Limit> {
+        self.0.get_mut(domain.limited_with.index())?.as_deref_mut()
+    }
+
+    /// Whether one more packet may enter a domain.
+    pub(super) fn admit(&mut self, domain: &DomainState, bytes: u16) -> Result<(), DropReason> {
+        let may = self.of(domain).is_none_or(|limit| limit.admit(bytes));
+        if may { Ok(()) } else { Err(DropReason::DomainRate) }
+    }
+
+    /// Whether one more packet may enter `to` from another domain. From one to another that share a limit it has
+    /// entered before.
+    pub(super) fn admit_from(
+        &mut self,
+        from: &DomainState,
+        to: &DomainState,
+        bytes: u16,
+    ) -> Result<(), DropReason> {
+        if from.limited_with == to.limited_with { Ok(()) } else { self.admit(to, bytes) }
     }
 }

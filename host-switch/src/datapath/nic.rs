@@ -21,6 +21,7 @@ use super::domain::{DomainLane, DomainState, Frame};
 use super::egress::{Egress, Way, hand_on};
 use super::handoff::ToOwner;
 use super::lcore::Lcore;
+use super::limit::EntryLimits;
 use super::route::Route;
 
 /// Frames copied in one go, and buffers kept ready for them.
@@ -263,6 +264,7 @@ impl Lcore {
         let mut route = Route {
             lcore: self.id,
             domain: state,
+            limits: &mut self.limits,
             shard: &mut shard,
             endpoints: &mut self.endpoints,
             egresses: &mut self.egresses,
@@ -279,7 +281,7 @@ impl Lcore {
             observed: &mut self.observed,
         };
         for &frame in &frames[..taken] {
-            match admit(route.domain, frame) {
+            match admit(route.limits, route.domain, frame) {
                 Ok(()) => {
                     entrance.look(&route, frame);
                     entrance.pass(&mut route, frame, 0, None);
@@ -314,9 +316,9 @@ impl Lcore {
 }
 
 /// Whether a frame that a guest sent may enter its domain.
-fn admit(domain: &mut DomainState, frame: Frame) -> Result<(), DropReason> {
+fn admit(limits: &mut EntryLimits, domain: &DomainState, frame: Frame) -> Result<(), DropReason> {
     if frame.len_bytes < ETHERNET_HEADER_BYTES {
         return Err(DropReason::FrameTooShort);
     }
-    domain.admit(frame.len_bytes)
+    limits.admit(domain, frame.len_bytes)
 }

@@ -13,7 +13,7 @@ use switch_core::ids::{DomainId, EndpointId, ObserversId};
 
 use shm_ring::desc::Kind;
 
-use super::crossing::copy_over;
+use super::crossing::{EdgeLane, copy_over};
 use super::domain::Frame;
 use super::lcore::Lcore;
 use super::route::cut_off;
@@ -107,13 +107,11 @@ impl Lcore {
         let pair = self.domains.get_disjoint_mut([from.index(), lane.domain.index()]);
         let [source, target] = pair.map_err(|_| DropReason::ObserverFull)?;
         let edge = self.forwarding.edge(from, lane.domain, header)?;
-        let edge = self.edges.get_mut(edge.index()).ok_or(DropReason::DomainEdgeDenied)?;
         // Before the copy: a slow observer costs nothing.
         if !lane.has_room(&target.cell.borrow()) {
             return Err(DropReason::ObserverFull);
         }
-        let copy = edge
-            .admit(frame.len_bytes)
+        let copy = EdgeLane::admit(&mut self.edges, edge, frame.len_bytes)
             .and_then(|()| copy_over(source, target, frame, decision.path, header))
             .map_err(|_| DropReason::ObserverFull)?;
         let mut broken = None;
@@ -132,8 +130,10 @@ impl Lcore {
             shard.give(&[copy.index.0]);
         }
         shown.map_err(|_| DropReason::ObserverFull)?;
-        edge.counters.packets += 1;
-        edge.counters.bytes += u64::from(frame.len_bytes);
+        if let Some(edge) = self.edges.get_mut(edge.index()) {
+            edge.counters.packets += 1;
+            edge.counters.bytes += u64::from(frame.len_bytes);
+        }
         target.state.counters.entered += 1;
         target.state.counters.observed += u64::from(refers);
         Ok(())

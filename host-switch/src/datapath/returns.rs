@@ -42,6 +42,7 @@ impl Lcore {
         let mut route = Route {
             lcore: self.id,
             domain: state,
+            limits: &mut self.limits,
             shard: &mut shard,
             endpoints: &mut self.endpoints,
             egresses: &mut self.egresses,
@@ -177,7 +178,7 @@ fn made(
         route.domain.counters.entered += 1;
         if !may_send {
             decision.step = Step::Drop(DropReason::EndpointRate);
-        } else if let Err(reason) = route.domain.admit(frame.len_bytes) {
+        } else if let Err(reason) = route.limits.admit(route.domain, frame.len_bytes) {
             decision.step = Step::Drop(reason);
         }
     }

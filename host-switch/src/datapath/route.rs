@@ -17,6 +17,7 @@ use super::crossing::{Crossing, Crossings};
 use super::domain::{DomainState, Frame};
 use super::egress::{Egress, Way};
 use super::endpoint::EndpointLane;
+use super::limit::EntryLimits;
 use super::message::Event;
 
 /// Tells control, without ever waiting for it.
@@ -43,6 +44,7 @@ impl EventSink {
 pub(super) struct Route<'l> {
     pub lcore: LcoreId,
     pub domain: &'l mut DomainState,
+    pub limits: &'l mut EntryLimits,
     pub shard: &'l mut Shard<'static>,
     pub endpoints: &'l mut [EndpointLane],
     pub egresses: &'l mut [Egress],

@@ -68,11 +68,11 @@ impl Lcore {
 
     /// Copies the frame that was read last into a buffer of its domain.
     fn enter(&mut self, position: usize, domain: DomainId, decision: Decision) -> Result<Frame, DropReason> {
-        let Self { ingresses, domains, now_ms, .. } = self;
+        let Self { ingresses, domains, limits, now_ms, .. } = self;
         let DomainLane { cell, state, .. } = &mut domains[domain.index()];
         let ingress = &mut ingresses[position];
         let bytes = ingress.source.copied();
-        state.admit(u16::try_from(bytes.len()).unwrap_or(u16::MAX))?;
+        limits.admit(state, u16::try_from(bytes.len()).unwrap_or(u16::MAX))?;
         let mut shard = cell.borrow();
         let frame = write(state, &mut shard, bytes)?;
         ingress.counters.copies += 1;

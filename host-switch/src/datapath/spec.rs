@@ -57,6 +57,9 @@ pub struct DomainSpec {
     pub share: u16,
     /// How many packets may enter it, on all lcores together.
     pub limit: Option<RateSpec>,
+    /// The domain whose limit its packets count against: its own id, or that of an earlier one. Between domains that
+    /// share a limit, packets count against it once.
+    pub limited_with: DomainId,
 }
 
 /// One port.

@@ -21,7 +21,7 @@ use super::handoff::FromLcore;
 use super::idle::Backoff;
 use super::ingress::{Ingress, RX_BURST};
 use super::lcore::Lcore;
-use super::limit::Limit;
+use super::limit::{EntryLimits, Limit};
 use super::message::{Event, Message};
 use super::port::{Opening, give_nic};
 use super::route::EventSink;
@@ -77,7 +77,6 @@ impl Datapath {
                 continue;
             };
             let opening = Opening::probe(eal, serial, port, &devargs, &memories, &weights).map_err(named)?;
-            opening.check_queues(parts.len())?;
             running.push(opening.start(&mut parts).map_err(named)?);
         }
         // Ports first: should a thread fail to start, the threads that run are stopped before them.
@@ -98,6 +97,7 @@ impl Datapath {
 #[derive(Debug, Default)]
 pub(super) struct Parts {
     pub domains: Vec<DomainLane>,
+    limits: EntryLimits,
     endpoints: Vec<EndpointLane>,
     pub ingresses: Vec<Ingress>,
     pub egresses: Vec<Egress>,
@@ -115,7 +115,7 @@ impl Parts {
         messages: Receiver<Message>,
         events: std::sync::mpsc::SyncSender<Event>,
     ) -> Lcore {
-        let Self { mut domains, endpoints, ingresses, egresses, handoffs, shared, shares } = self;
+        let Self { mut domains, limits, endpoints, ingresses, egresses, handoffs, shared, shares } = self;
         let own = ingresses.iter().enumerate().filter(|(position, _)| !shared.ingresses.contains(position));
         for (position, ingress) in own {
             domains[ingress.domain.index()].ingresses.push(position);
@@ -134,6 +134,7 @@ impl Parts {
             shares,
             edges: EdgeLane::all(forwarding, lcores),
             domains,
+            limits,
             endpoints,
             ingresses,
             egresses,
@@ -166,6 +167,8 @@ fn check(spec: &DatapathSpec) -> Result<(), DatapathError> {
     let at_its_place = |position: usize, id: usize| expect("as id, must be its position", id, position);
     for (position, domain) in spec.domains.iter().enumerate() {
         at_its_place(position, domain.id.index())?;
+        let limited_with = usize::from(domain.limited_with.index() <= position);
+        expect("limits known to a domain", limited_with, 1)?;
     }
     for (position, port) in spec.ports.iter().enumerate() {
         at_its_place(position, port.id.index())?;
@@ -196,7 +199,7 @@ fn register(eal: &Eal, domain: &DomainSpec) -> Result<Arc<ExternalMemory>, DpdkE
 
 /// One shard and one pool for each lcore.
 fn add_domain(eal: &Eal, serial: u32, spec: DomainSpec, parts: &mut [Parts]) -> Result<(), DatapathError> {
-    let DomainSpec { id, name, region, geometry, shards, limit, .. } = spec;
+    let DomainSpec { id, name, region, geometry, shards, limit, limited_with, .. } = spec;
     let lcores = u16::try_from(parts.len()).unwrap_or(u16::MAX);
     for (position, (parts, memory)) in parts.iter_mut().zip(shards).enumerate() {
         let shard = Shard::fresh(memory.size.first, memory.entries, memory.stack)
@@ -222,6 +225,7 @@ fn add_domain(eal: &Eal, serial: u32, spec: DomainSpec, parts: &mut [Parts]) -> 
         // - `Mapping` hands out no references to its bytes.
         // - Shards of a domain are disjoint slices of one ledger file, so no two pools share a buffer.
         let pool = unsafe { Pool::over_region(eal, &pool_name, region.base(), pool_geometry, free_list) }?;
+        parts.limits.push(Limit::part_of(limit, lcores));
         let state = DomainState {
             id,
             region,
@@ -229,7 +233,7 @@ fn add_domain(eal: &Eal, serial: u32, spec: DomainSpec, parts: &mut [Parts]) -> 
             limits: FrameLimits::of_stride(geometry.buffer_stride_bytes),
             counters: DomainCounters::default(),
             sampler: Sampler::new(),
-            limit: Limit::part_of(limit, lcores),
+            limited_with: if cfg!(feature = "sabotage-shared-limit") { id } else { limited_with },
             is_lost: false,
         };
         parts.domains.push(DomainLane {

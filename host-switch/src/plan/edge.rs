@@ -3,7 +3,9 @@
 //! The config speaks of declared domains. A VM or process whose packets are copied works in a hidden domain, so
 //! a way that the config draws from blue to green may in truth lead from `fw0@blue` to green: it gets a copy of
 //! the edge. Inside one declared domain nothing needs an edge; where something is hidden in it, one is implied,
-//! for all packets and without a limit. Only ways that packets can take get an edge.
+//! for all packets and without a limit. Only ways that packets can take get an edge. What is copied of an edge counts
+//! against the limit of that edge, and a hidden domain against that of its declared one: a limit is for all regions
+//! together.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,7 +15,7 @@ use security_domains::{Config, Flows, Limit};
 use switch_core::criteria::{Criteria, Prefix};
 use switch_core::edge::EdgeSpec;
 use switch_core::forwarding::Forwarding;
-use switch_core::ids::DomainId;
+use switch_core::ids::{DomainId, EdgeId};
 use switch_core::rate::RateSpec;
 use switch_core::snapshot::{ForwardingSpec, SnapshotError};
 
@@ -25,14 +27,15 @@ type Way = (DomainId, DomainId);
 pub(super) fn draw(config: &Config, spec: &mut ForwardingSpec) -> Result<Forwarding, PlanError> {
     let parents = Parents::of(config);
     let ways = ways(config, &parents, spec)?;
-    check_limits(config, &parents, &ways)?;
-    spec.edges = config.edges.iter().map(|edge| copy(edge, (domain(edge.from), domain(edge.to)))).collect();
+    spec.edges =
+        config.edges.iter().map(|edge| copy(edge, (domain(edge.from), domain(edge.to)), None)).collect();
     for &(from, to) in ways.iter().filter(|way| parents.hide(**way)) {
         if parents.one(from, to) {
             spec.edges.push(implied(from, to));
         }
-        let declared = config.edges.iter().filter(|edge| parents.covers(edge, (from, to)));
-        spec.edges.extend(declared.map(|edge| copy(edge, (from, to))));
+        let declared =
+            (0..).map(EdgeId).zip(&config.edges).filter(|(_, edge)| parents.covers(edge, (from, to)));
+        spec.edges.extend(declared.map(|(id, edge)| copy(edge, (from, to), Some(id))));
     }
     Ok(spec.build()?)
 }
@@ -57,26 +60,6 @@ fn ways(config: &Config, parents: &Parents, spec: &ForwardingSpec) -> Result<BTr
             Err(error) => return Err(error),
         }
     }
-}
-
-/// Limits count packets of one region. Where the packets of one limit could lie in several, it would let more
-/// through than it says.
-fn check_limits(config: &Config, parents: &Parents, ways: &BTreeSet<Way>) -> Result<(), PlanError> {
-    for (position, edge) in config.edges.iter().enumerate().filter(|(_, edge)| !edge.limit.is_none()) {
-        let covered = ways.iter().filter(|way| parents.covers(edge, **way)).count();
-        if covered > 1 {
-            return Err(PlanError::LimitOfSeveral { place: format!("edge[{position}]"), regions: covered });
-        }
-    }
-    for (position, domain) in config.domains.iter().enumerate().filter(|(_, domain)| !domain.limit.is_none())
-    {
-        let regions =
-            1 + config.hidden_domains().iter().filter(|hidden| hidden.parent.index() == position).count();
-        if regions > 1 {
-            return Err(PlanError::LimitOfSeveral { place: format!("domain[{}]", domain.name), regions });
-        }
-    }
-    Ok(())
 }
 
 /// The declared domain of each hidden one.
@@ -113,12 +96,13 @@ fn domain(id: config::DomainId) -> DomainId {
 }
 
 fn implied(from: DomainId, to: DomainId) -> EdgeSpec {
-    EdgeSpec { from, to, flows: Criteria::default(), broadcast: true, limit: None }
+    EdgeSpec { from, to, flows: Criteria::default(), broadcast: true, limit: None, limited_with: None }
 }
 
-fn copy(edge: &config::Edge, (from, to): Way) -> EdgeSpec {
+/// An edge of the config for a way; one that is copied for a hidden domain shares the limit.
+fn copy(edge: &config::Edge, (from, to): Way, limited_with: Option<EdgeId>) -> EdgeSpec {
     let config::Edge { flows, broadcast, limit, .. } = edge;
-    EdgeSpec { from, to, flows: criteria(flows), broadcast: *broadcast, limit: rate(*limit) }
+    EdgeSpec { from, to, flows: criteria(flows), broadcast: *broadcast, limit: rate(*limit), limited_with }
 }
 
 /// What the datapath knows a limit as.

@@ -47,16 +47,6 @@ pub enum PlanError {
         /// Which rule.
         source: AreaError,
     },
-    /// A limit of packets that could lie in several regions.
-    #[error(
-        "{place}: its limit would count apart in {regions} regions, because copied owners have their own; limit their endpoints instead"
-    )]
-    LimitOfSeveral {
-        /// Whose limit.
-        place: String,
-        /// How many regions, or pairs of them.
-        regions: usize,
-    },
     /// The config has other things than the one that runs.
     #[error(
         "it has other domains, ports, VMs or processes than the config that runs, or more chains than have numbers"
@@ -108,6 +98,8 @@ pub struct DomainPlan {
     pub share: u16,
     /// How much may enter it.
     pub limit: Option<RateSpec>,
+    /// The domain whose limit that is: its own id, or that of the one that it is hidden in.
+    pub limited_with: DomainId,
 }
 
 /// One endpoint.
@@ -199,15 +191,16 @@ fn lcores(config: &Config) -> Vec<LcoreSpec> {
 fn domains(config: &Config) -> Vec<DomainPlan> {
     let hidden = config.hidden_domains();
     let share = |parent: usize| share(config.domains[parent].share, parent, &hidden);
-    let declared = (0..).zip(&config.domains).map(|(id, domain)| DomainPlan {
+    let declared = (0_u16..).zip(&config.domains).map(|(id, domain)| DomainPlan {
         name: domain.name.clone(),
         region_bytes: domain.region_bytes(),
         buffer_stride_bytes: domain.buffer_stride_bytes,
         buffer_count: count(domain.buffer_count()),
         pages: pages(domain.pages),
         path: domain.path.clone(),
-        share: share(id),
+        share: share(usize::from(id)),
         limit: edge::rate(domain.limit),
+        limited_with: DomainId(id),
     });
     let private = hidden.iter().map(|hidden| DomainPlan {
         name: hidden.name.clone(),
@@ -218,6 +211,7 @@ fn domains(config: &Config) -> Vec<DomainPlan> {
         path: area::private_region_path(config, hidden),
         share: share(hidden.parent.index()),
         limit: None,
+        limited_with: DomainId(hidden.parent.0),
     });
     declared.chain(private).collect()
 }

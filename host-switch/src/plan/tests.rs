@@ -2,7 +2,7 @@
 
 use security_domains::parse;
 use shm_ring::area::RegionGeometry;
-use switch_core::ids::{ChainId, DomainId, EndpointId, PortId};
+use switch_core::ids::{ChainId, DomainId, EdgeId, EndpointId, PortId};
 
 use super::*;
 use crate::control::policy::Action;
@@ -296,14 +296,17 @@ fn what_is_hidden_in_a_domain_shares_its_shared_ports() {
 }
 
 #[test]
-fn a_limit_that_would_count_in_several_regions_is_refused() {
+fn what_is_hidden_counts_against_the_limits_of_what_is_declared() {
     let more =
         "[[process]]\nname = \"scrub1\"\ndomain = \"blue\"\n[[process.endpoint]]\nservice = \"scrub\"\n";
-    let error = drawn(&(TWO_DOMAINS.to_owned() + more)).unwrap_err().to_string();
-    assert!(error.starts_with("edge[0]: its limit would count apart in 2 regions"), "{error}");
+    let forwarding = drawn(&(TWO_DOMAINS.to_owned() + more)).unwrap();
+    let limited: Vec<_> = forwarding.edges().iter().filter(|edge| edge.limit.is_some()).collect();
+    // That from blue, where scrub1 works on the region itself, and its copy from scrub0@blue.
+    assert_eq!(limited.iter().map(|edge| edge.from.0).collect::<Vec<_>>(), [0, 2]);
+    assert_eq!(limited.iter().map(|edge| edge.limited_with).collect::<Vec<_>>(), [None, Some(EdgeId(0))]);
     let limited = TWO_DOMAINS.replacen("region_mib = 16", "region_mib = 16\nlimit_pps = 5", 1);
-    let error = drawn(&limited).unwrap_err().to_string();
-    assert!(error.starts_with("domain[blue]: its limit would count apart in 2 regions"), "{error}");
+    let domains = domains(&security_domains::parse(&limited, "test.toml").unwrap());
+    assert_eq!(domains.iter().map(|domain| domain.limited_with.0).collect::<Vec<_>>(), [0, 1, 0]);
 }
 
 #[test]

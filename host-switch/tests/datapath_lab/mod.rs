@@ -67,6 +67,8 @@ pub struct LabSpec {
     pub shares: Vec<u16>,
     /// Of each domain and of each endpoint.
     pub domain_limit: Option<RateSpec>,
+    /// All domains count against the limit of the first.
+    pub one_domain_limit: bool,
     pub endpoint_limit: Option<RateSpec>,
     /// Besides that of port 0: the port that receives, the services, the port that sends.
     pub more_chains: Vec<(u16, Vec<u16>, u16)>,
@@ -80,6 +82,7 @@ pub fn edge(from: u16, to: u16, protocol: Option<u8>) -> EdgeSpec {
         flows: Criteria { protocol, ..Criteria::default() },
         broadcast: false,
         limit: None,
+        limited_with: None,
     }
 }
 
@@ -108,6 +111,7 @@ impl LabSpec {
             edges: Vec::new(),
             shares: Vec::new(),
             domain_limit: None,
+            one_domain_limit: false,
             endpoint_limit: None,
             more_chains: Vec::new(),
         }
@@ -198,6 +202,7 @@ impl Lab {
             shards: shards.by_ref().take(lcores.len()).collect(),
             share: spec.shares.get(usize::from(id)).copied().unwrap_or(1),
             limit: spec.domain_limit,
+            limited_with: DomainId(if spec.one_domain_limit { 0 } else { id }),
         });
         let endpoints = (0..spec.endpoints).map(|number| EndpointDatapathSpec {
             id: endpoint(number),

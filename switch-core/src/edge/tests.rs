@@ -13,7 +13,7 @@ const GREEN: DomainId = DomainId(2);
 const DENIED: Result<EdgeId, DropReason> = Err(DropReason::DomainEdgeDenied);
 
 fn edge(from: DomainId, to: DomainId, flows: Criteria) -> EdgeSpec {
-    EdgeSpec { from, to, flows, broadcast: false, limit: None }
+    EdgeSpec { from, to, flows, broadcast: false, limit: None, limited_with: None }
 }
 
 fn for_all(from: DomainId, to: DomainId) -> EdgeSpec {
