@@ -98,6 +98,60 @@ fn each_frame_meets_its_own_domain_and_leaves_as_it_came() {
 }
 
 #[test]
+fn frames_of_every_lcore_leave_by_the_one_queue_of_a_shared_port() {
+    let (folder, _) = folder();
+    let written = folder.join("out.pcap");
+    // A capture for each lcore: a queue to receive from for each, and one queue to send by for both.
+    let of_lcores = [0xa0, 0xb0].map(|fill| {
+        let frame = |number: usize| {
+            let (protocol, kind) = if number.is_multiple_of(2) { (UDP, 0) } else { (TCP, 1) };
+            ipv4(protocol, 60 + number * 7 % 1400, fill + kind)
+        };
+        (0..1000).map(frame).collect::<Vec<_>>()
+    });
+    let played = of_lcores.iter().enumerate().map(|(lcore, frames)| {
+        let file = folder.join(format!("in{lcore}.pcap"));
+        capture::write(&file, frames);
+        format!(",rx_pcap={}", file.display())
+    });
+    let played = device("net_pcap", &played.collect::<String>());
+    let (lab, _) = shared(&[], |spec| {
+        spec.devices = vec![played, device("net_pcap", &format!(",tx_pcap={}", written.display()))];
+        spec.lcores = 2;
+        spec.region_bytes = 4 << 20;
+    });
+    #[cfg(feature = "test-hooks")]
+    for region in [0, 1].map(|domain: usize| lab.regions[domain].mapping()) {
+        // What is written behind the copy does not leave from another lcore either.
+        let moment = host_switch::datapath::hook::Moment::HeadersJudged;
+        host_switch::datapath::hook::at(moment, region, move |frame| region.copy_in(frame + 6, &[0x77; 6]));
+    }
+    lab.attach(1);
+    lab.attach(0);
+    let guests =
+        [(0, 0), (0, 1), (1, 0), (1, 1)].map(|(number, lcore)| Guest::forwarder_on(&lab, number, lcore));
+    let counters = lab.wait_until("all frames are out", |now| {
+        now.domains.iter().map(|domain| domain.packets.delivered).sum::<u64>() == 2000
+    });
+    drop(guests);
+    for domain in &counters.domains {
+        assert_eq!((domain.packets.entered, domain.packets.drops.total()), (1000, 0));
+    }
+    lab.assert_conserved();
+    lab.assert_nothing_vanished();
+    lab.stop();
+    let delivered = capture::read(&written);
+    assert_eq!(delivered.len(), 2000);
+    for frames in &of_lcores {
+        for frames in [of(frames, UDP), of(frames, TCP)] {
+            let fill = frames[0].last();
+            let same: Vec<_> = delivered.iter().filter(|frame| frame.last() == fill).collect();
+            assert!(same == frames, "{fill:?}: {} of {}", same.len(), frames.len());
+        }
+    }
+}
+
+#[test]
 fn frames_that_belong_nowhere_are_drops_of_the_first_domain() {
     let frames = [vec![3; 13], ipv4(UDP, 100, 1), vec![4; 3000]];
     let (lab, _) = shared(&frames, |spec| {
@@ -138,9 +192,23 @@ fn headers_rewritten_behind_the_copy_do_not_leave() {
 #[cfg(feature = "test-hooks")]
 #[test]
 fn a_flood_of_one_domain_leaves_the_other_its_share_of_a_port() {
+    sends_in_shares(device("net_null", ""), 1);
+}
+
+#[cfg(feature = "test-hooks")]
+#[test]
+fn a_flood_on_all_lcores_leaves_the_other_domain_its_share_of_the_one_queue_of_a_port() {
+    sends_in_shares(device("net_pcap", ",tx_pcap=/dev/null"), 2);
+}
+
+#[cfg(feature = "test-hooks")]
+fn sends_in_shares(sender: String, lcores: u16) {
     let mut spec = LabSpec::chain(1, ["", ""]);
     // Port 0 sends only: nobody attaches. The others receive for domain 0, and port 1 for domain 1.
     spec.devices = (0..6).map(|_| device("net_null", "")).collect();
+    spec.devices[0] = sender;
+    spec.lcores = lcores;
+    spec.region_bytes *= u64::from(lcores);
     spec.path = Vec::new();
     spec.domains = 2;
     spec.shared_ports = vec![0];

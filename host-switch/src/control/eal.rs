@@ -12,8 +12,10 @@ const BYTES_PER_BUFFER: u64 = 512;
 /// Memory for the EAL itself and the queues of each port's driver.
 const BASE_MIB: u64 = 64;
 const PORT_MIB: u64 = 32;
-/// Buffers of a private pool of a shared port besides its slots, and bytes of each: a frame and its header.
+/// Buffers of a private pool of a shared port besides its slots, and for each of its domains; bytes of each: a frame
+/// and its header.
 const PRIVATE_EXTRA: u64 = 128;
+const PRIVATE_OF_DOMAIN: u64 = 73;
 const PRIVATE_HEADER_BYTES: u64 = 512;
 /// Size of a huge page.
 pub const MIB_PER_HUGEPAGE: u64 = 2;
@@ -64,7 +66,8 @@ pub fn memory_mib(plan: &Plan) -> u64 {
 
 /// What a port that domains share takes for each lcore: frames wait in private pools on their way in and out.
 fn private_bytes(port: &PortSpec) -> u64 {
-    let slots = u64::from(port.rx_slots) + u64::from(port.tx_slots) + 2 * PRIVATE_EXTRA;
+    let lines = PRIVATE_OF_DOMAIN * port.domains.len() as u64;
+    let slots = u64::from(port.rx_slots) + u64::from(port.tx_slots) + 2 * PRIVATE_EXTRA + lines;
     slots * (u64::from(port.mtu_bytes).max(2048) + PRIVATE_HEADER_BYTES)
 }
 
@@ -104,7 +107,7 @@ mod tests {
         let green = "[[domain]]\nname = \"green\"\nregion_mib = 8\npages = \"plain\"\n";
         let alone = text() + green;
         let shared = alone.replacen("domain = \"blue\"", "domains = [\"blue\", \"green\"]", 1);
-        // (512 + 512 + 2 × 128) × (2048 + 512) bytes are more than 3 MiB.
+        // (512 + 512 + 2 × 128 + 2 × 73) × (2048 + 512) bytes are more than 3 MiB.
         assert_eq!(memory_mib(&planned(&shared)), memory_mib(&planned(&alone)) + 4);
     }
 

@@ -36,18 +36,6 @@ pub enum DatapathError {
         /// How many there should be.
         expected: usize,
     },
-    /// A port of several domains whose lines cannot be kept in one place.
-    #[error(
-        "port {port} is shared by domains and has {queues} transmit queues for {lcores} lcores; it needs one for each"
-    )]
-    SharedQueues {
-        /// Its name in the config.
-        port: String,
-        /// What the device has.
-        queues: usize,
-        /// What is needed.
-        lcores: usize,
-    },
     /// No thread.
     #[error("cannot start the thread of lcore {lcore}: {source}")]
     Thread {

@@ -49,6 +49,7 @@ mod handoff;
 pub mod hook;
 mod idle;
 mod ingress;
+mod judged_frame;
 mod lcore;
 mod limit;
 mod message;
@@ -334,6 +335,7 @@ impl Datapath {
         for lcore in &mut lcores {
             // Of an lcore that ended later; nobody puts more in.
             while lcore.deliver_handoffs() > 0 {}
+            lcore.give_up_lines();
         }
         for lcore in &mut lcores {
             lcore.ingresses.clear();

@@ -9,15 +9,16 @@ use switch_core::frame::EgressLimits;
 use switch_core::ids::DomainId;
 use vhost_port::lane::Lane;
 
+use super::RunningPort;
 use super::counters::PortCounters;
 use super::egress::{Egress, Way};
 use super::handoff;
 use super::ingress::{Ingress, Source};
+use super::judged_frame::JudgedFrames;
 use super::nic::NicLane;
-use super::shared_egress::SharedEgress;
+use super::shared_egress::{self, LINE_PRIVATE_BUFFERS, Outlet, SharedEgress};
 use super::spec::{PortPool, PortSpec};
 use super::start::Parts;
-use super::{DatapathError, RunningPort};
 
 /// Shortest frame on a wire, without its checksum.
 const WIRE_FRAME_BYTES_MIN: u16 = 60;
@@ -66,18 +67,6 @@ impl<'s> Opening<'s> {
 
     fn sends_segments(&self) -> bool {
         self.is_shared() && self.port.info().sends_segments
-    }
-
-    /// A shared port keeps its lines beside its transmit queue, so each lcore needs one of its own.
-    ///
-    /// # Errors
-    /// [`DatapathError::SharedQueues`].
-    pub(super) fn check_queues(&self, lcores: usize) -> Result<(), DatapathError> {
-        let queues = usize::from(self.port.info().tx_queues_max);
-        if !self.is_shared() || queues >= lcores {
-            return Ok(());
-        }
-        Err(DatapathError::SharedQueues { port: self.spec.name.clone(), queues, lcores })
     }
 
     /// Starts it and gives its queues to the lcores.
@@ -147,42 +136,65 @@ impl<'s> Opening<'s> {
         // frames of its least length, and not every NIC pads.
         let pad_to_bytes = if self.port.info().may_use_region() { 0 } else { WIRE_FRAME_BYTES_MIN };
         let limits = EgressLimits::of_mtu(self.spec.mtu_bytes, pad_to_bytes);
+        if self.is_shared() {
+            return self.give_lines(tx, limits, parts);
+        }
         let mut tx = tx.into_iter();
+        let domain = self.spec.domains[0];
         let mut from_lcores = Vec::new();
-        for (position, parts) in parts.iter_mut().enumerate() {
-            let (domain, way) = match tx.next() {
-                Some(queue) if self.is_shared() => {
-                    parts.shared.egresses.push(parts.egresses.len());
-                    let shared = self.shared_egress(queue, limits, position)?;
-                    (Egress::OF_SEVERAL, Way::Shared(Box::new(shared)))
-                }
-                Some(queue) => (self.spec.domains[0], Way::Queue(queue)),
+        for parts in parts.iter_mut() {
+            let way = tx.next().map_or_else(
                 // The first lcore owns the only queue of a port that has no more.
-                None => {
-                    let pool = parts.domains[self.spec.domains[0].index()].pool.clone();
+                || {
+                    let pool = parts.domains[domain.index()].pool.clone();
                     let (to_owner, from_lcore) = handoff::ring(self.spec.id, pool);
                     from_lcores.push(from_lcore);
-                    (self.spec.domains[0], Way::Owner(to_owner))
-                }
-            };
+                    Way::Owner(to_owner)
+                },
+                Way::Queue,
+            );
             parts.egresses.push(Egress::new(domain, limits, way));
         }
         parts[0].handoffs.append(&mut from_lcores);
         Ok(())
     }
 
-    fn shared_egress(
+    /// The sending sides of a shared port. The last lcore comes first: the first one owns the only queue of a port
+    /// that has no more, and takes what the others hand on.
+    fn give_lines(
         &self,
-        queue: TxQueue,
+        tx: Vec<TxQueue>,
         limits: EgressLimits,
-        position: usize,
-    ) -> Result<SharedEgress, DpdkError> {
+        parts: &mut [Parts],
+    ) -> Result<(), DpdkError> {
+        let mut queues: Vec<Option<TxQueue>> = tx.into_iter().map(Some).collect();
+        queues.resize_with(parts.len(), || None);
+        let mut from_lcores = Vec::new();
+        for (position, (parts, queue)) in parts.iter_mut().zip(queues).enumerate().rev() {
+            let outlet = queue.map(Outlet::Queue).unwrap_or_else(|| {
+                let (outlet, from_lcore) = shared_egress::handover(self.members.len());
+                from_lcores.push(from_lcore);
+                outlet
+            });
+            let frames = self.judged_frames(limits, position)?;
+            let mut shared = SharedEgress::new(outlet, limits, frames, &self.members);
+            if position == 0 {
+                from_lcores.drain(..).for_each(|from_lcore| shared.take_from(from_lcore));
+            }
+            parts.shared.egresses.push(parts.egresses.len());
+            parts.egresses.push(Egress::new(Egress::OF_SEVERAL, limits, Way::Shared(Box::new(shared))));
+        }
+        Ok(())
+    }
+
+    fn judged_frames(&self, limits: EgressLimits, position: usize) -> Result<JudgedFrames, DpdkError> {
         let name = format!("nv{}p{}t{position}", self.serial, self.spec.id);
-        let count = u32::from(self.spec.tx_slots) + PRIVATE_POOL_EXTRA;
+        let lines = u32::try_from(self.members.len() * LINE_PRIVATE_BUFFERS).unwrap_or(u32::MAX);
+        let count = (u32::from(self.spec.tx_slots) + PRIVATE_POOL_EXTRA).saturating_add(lines);
         let sends_segments = self.sends_segments();
         let room_bytes = if sends_segments { HEADER_ROOM_BYTES } else { self.frame_room_bytes() };
         let private = PrivatePool::create(self.eal, &name, count, room_bytes)?;
-        Ok(SharedEgress::new(queue, limits, private, sends_segments, &self.members))
+        Ok(JudgedFrames::new(private, sends_segments, limits.pad_to_bytes))
     }
 }
 

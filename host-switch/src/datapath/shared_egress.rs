@@ -1,13 +1,17 @@
 //! The sending side of a port that several domains share, on one lcore.
 //!
 //! Each domain has a line of frames. A frame's headers are copied into private memory when it joins its line, and
-//! that copy is what leaves: as a first segment in front of the rest in the region, or in one piece with it where
-//! the driver sends no segments or the copy is all there is. Lines take turns by the bytes that they send, so a
-//! domain that fills its line drops its own frames and leaves the others their share.
+//! that copy is what leaves ([`super::judged_frame`]). Lines take turns by the bytes that they send, so a domain that
+//! fills its line drops its own frames and leaves the others their share.
+//!
+//! Where a port has fewer transmit queues than there are lcores, the first lcore owns its only one. The others make
+//! their frames ready to be sent and hand them on, each domain's apart, and the owner sends them in that domain's line:
+//! a domain that floods on one lcore takes nothing from others there either.
 
 use std::collections::VecDeque;
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 
-use dpdk::{Mbuf, MbufBurst, PrivatePool, TxQueue};
+use dpdk::{Mbuf, MbufBurst, TxQueue};
 use switch_core::drop_reason::DropReason;
 use switch_core::frame::EgressLimits;
 use switch_core::header::HeaderCopy;
@@ -16,27 +20,47 @@ use switch_core::share::Shares;
 
 use super::counters::PortCounters;
 use super::domain::{DomainLane, DomainState, Frame};
-use super::ingress::FRAME_COPY_BYTES;
+use super::judged_frame::JudgedFrames;
 
 /// Frames that wait in a line at most.
 const LINE_FRAMES: usize = 256;
 /// Frames of one domain that are offered to the driver at once.
 const VISIT_FRAMES: usize = 8;
+/// Frames of one domain and lcore that wait for the owner of the queue at most.
+const HANDED_FRAMES: usize = 64;
+/// Private buffers that one line may have in use, besides what the driver has.
+pub(super) const LINE_PRIVATE_BUFFERS: usize = VISIT_FRAMES + HANDED_FRAMES + 1;
 /// Bytes that a domain of the least weight sends in a round: about a visit of long frames.
 const QUANTUM_BYTES: u32 = 12_000;
 
 /// The sending side of a shared port on one lcore.
 #[derive(Debug)]
 pub(super) struct SharedEgress {
-    queue: TxQueue,
+    outlet: Outlet,
     limits: EgressLimits,
-    /// For the headers of frames, or for whole frames.
-    private: PrivatePool,
-    sends_segments: bool,
+    frames: JudgedFrames,
     lines: Vec<Line>,
     /// By position of the line.
     shares: Shares,
-    scratch: Box<[u8; FRAME_COPY_BYTES]>,
+}
+
+/// How frames leave an lcore.
+#[derive(Debug)]
+pub(super) enum Outlet {
+    /// By a transmit queue of its own.
+    Queue(TxQueue),
+    /// By the lcore that owns the port's only queue: one way for each line.
+    Owner(Vec<SyncSender<Mbuf>>),
+}
+
+/// What comes to the owner of a queue from another lcore: one way for each line.
+pub(super) type FromLcore = Vec<Receiver<Mbuf>>;
+
+/// The ways from an lcore without a transmit queue to the one that owns it, for a port of so many domains. Frames that
+/// are never fetched go home when both ends are gone.
+pub(super) fn handover(lines: usize) -> (Outlet, FromLcore) {
+    let (to_owner, from_lcore) = (0..lines).map(|_| sync_channel(HANDED_FRAMES)).unzip();
+    (Outlet::Owner(to_owner), from_lcore)
 }
 
 /// The frames of one domain that wait.
@@ -45,42 +69,122 @@ struct Line {
     domain: DomainId,
     /// In the ledger's state `Lcore`.
     waiting: VecDeque<(Frame, HeaderCopy)>,
+    /// Ready to be sent, by other lcores.
+    from_lcores: Vec<Receiver<Mbuf>>,
+    /// Whose turn it is: its own frames, then those of each other lcore.
+    turn: usize,
     /// Next to be sent: the ledger calls their buffers the PMD's.
     ready: MbufBurst<VISIT_FRAMES>,
     /// Lengths of the ready frames.
     ready_bytes: VecDeque<u16>,
+    /// Next to be handed on; likewise.
+    held: Option<Mbuf>,
 }
 
 impl Line {
-    fn is_empty(&self) -> bool {
-        self.waiting.is_empty() && self.ready.is_empty()
+    fn of(domain: DomainId) -> Self {
+        Self {
+            domain,
+            waiting: VecDeque::with_capacity(LINE_FRAMES),
+            from_lcores: Vec::new(),
+            turn: 0,
+            ready: MbufBurst::new(),
+            ready_bytes: VecDeque::with_capacity(VISIT_FRAMES),
+            held: None,
+        }
+    }
+
+    /// The next frame as it is to leave, from whoever's turn it is.
+    fn next(&mut self, frames: &mut JudgedFrames, domain: &mut DomainLane) -> Option<Mbuf> {
+        let sources = 1 + self.from_lcores.len();
+        for _ in 0..sources {
+            let source = self.turn;
+            self.turn = (self.turn + 1) % sources;
+            let next = match source.checked_sub(1) {
+                Some(lcore) => self.from_lcores[lcore].try_recv().ok(),
+                None => self.next_own(frames, domain),
+            };
+            if next.is_some() {
+                return next;
+            }
+        }
+        None
+    }
+
+    fn next_own(&mut self, frames: &mut JudgedFrames, domain: &mut DomainLane) -> Option<Mbuf> {
+        while let Some((frame, header)) = self.waiting.pop_front() {
+            match frames.make(frame, &header, domain) {
+                Ok(mbuf) => return Some(mbuf),
+                Err(reason) => domain.state.counters.drops.add(reason, 1),
+            }
+        }
+        None
+    }
+
+    /// Fills a visit.
+    fn make_ready(&mut self, frames: &mut JudgedFrames, domain: &mut DomainLane) {
+        while !self.ready.is_full() {
+            let Some(mbuf) = self.next(frames, domain) else { return };
+            #[allow(clippy::cast_possible_truncation, reason = "at most what the port admits")]
+            self.ready_bytes.push_back(mbuf.pkt_len() as u16);
+            // There is room: the loop has seen it.
+            let _ = self.ready.push(mbuf);
+        }
+    }
+
+    /// Hands on as much as there is room for; how many frames.
+    fn hand_on(
+        &mut self,
+        owner: &SyncSender<Mbuf>,
+        frames: &mut JudgedFrames,
+        domain: &mut DomainLane,
+    ) -> usize {
+        let mut handed = 0;
+        while let Some(mbuf) = self.held.take().or_else(|| self.next(frames, domain)) {
+            if let Err(TrySendError::Full(mbuf) | TrySendError::Disconnected(mbuf)) = owner.try_send(mbuf) {
+                self.held = Some(mbuf);
+                break;
+            }
+            handed += 1;
+        }
+        handed
+    }
+
+    /// Takes everything out that nobody will send; how many frames.
+    fn give_up(&mut self, domain: &mut DomainLane) -> usize {
+        let own = self.waiting.len() + self.ready.len() + usize::from(self.held.is_some());
+        for (frame, _) in self.waiting.drain(..) {
+            domain.cell.borrow().give(&[frame.index.0]);
+        }
+        self.ready.clear();
+        self.ready_bytes.clear();
+        self.held = None;
+        own + self.from_lcores.iter().map(|lcore| lcore.try_iter().count()).sum::<usize>()
     }
 }
 
 impl SharedEgress {
     /// `members` are the domains of the port with their weights.
     pub(super) fn new(
-        queue: TxQueue,
+        outlet: Outlet,
         limits: EgressLimits,
-        private: PrivatePool,
-        sends_segments: bool,
+        frames: JudgedFrames,
         members: &[(DomainId, u16)],
     ) -> Self {
-        let line = |&(domain, _): &(DomainId, u16)| Line {
-            domain,
-            waiting: VecDeque::with_capacity(LINE_FRAMES),
-            ready: MbufBurst::new(),
-            ready_bytes: VecDeque::with_capacity(VISIT_FRAMES),
-        };
         let weights: Vec<u16> = members.iter().map(|(_, weight)| *weight).collect();
         Self {
-            queue,
+            outlet,
             limits,
-            private,
-            sends_segments,
-            lines: members.iter().map(line).collect(),
+            frames,
+            lines: members.iter().map(|(domain, _)| Line::of(*domain)).collect(),
             shares: Shares::new(&weights, QUANTUM_BYTES),
-            scratch: Box::new([0; FRAME_COPY_BYTES]),
+        }
+    }
+
+    /// Sends what another lcore hands on, too.
+    pub(super) fn take_from(&mut self, lcore: FromLcore) {
+        for (line, from_lcore) in self.lines.iter_mut().zip(lcore) {
+            line.from_lcores.push(from_lcore);
         }
     }
 
@@ -126,18 +230,33 @@ impl SharedEgress {
         Ok(())
     }
 
-    /// Sends as much as the driver takes, line by line in shares; how many frames. The others wait.
+    /// Sends or hands on as much as is taken; how many frames. The others wait.
     pub(super) fn send(&mut self, domains: &mut [DomainLane], counters: &mut PortCounters) -> usize {
+        let Self { outlet, frames, lines, .. } = self;
+        if let Outlet::Owner(owner) = outlet {
+            let hand_on = |(line, owner): (&mut Line, &SyncSender<Mbuf>)| {
+                line.hand_on(owner, frames, &mut domains[line.domain.index()])
+            };
+            return lines.iter_mut().zip(&*owner).map(hand_on).sum();
+        }
+        for line in &mut self.lines {
+            line.make_ready(&mut self.frames, &mut domains[line.domain.index()]);
+        }
+        self.send_ready(domains, counters)
+    }
+
+    /// Sends line by line in shares.
+    fn send_ready(&mut self, domains: &mut [DomainLane], counters: &mut PortCounters) -> usize {
         let mut sent = 0;
         loop {
             let lines = &self.lines;
-            let has_work = |at: DomainId| lines.get(at.index()).is_some_and(|line| !line.is_empty());
-            if !lines.iter().any(|line| !line.is_empty()) {
+            let has_work = |at: DomainId| lines.get(at.index()).is_some_and(|line| !line.ready.is_empty());
+            if lines.iter().all(|line| line.ready.is_empty()) {
                 return sent;
             }
             self.shares.start_turn(has_work);
             for (at, position) in (0..).map(DomainId).zip(0..self.lines.len()) {
-                if !self.lines[position].is_empty() && self.may_send(at) {
+                if !self.lines[position].ready.is_empty() && self.may_send(at) {
                     let visit = self.visit(position, domains, counters);
                     sent += visit.frames;
                     if visit.is_driver_full {
@@ -150,23 +269,24 @@ impl SharedEgress {
 
     fn may_send(&self, line: DomainId) -> bool {
         if cfg!(feature = "sabotage-port-shares") {
-            return self.lines.iter().position(|line| !line.is_empty()) == Some(line.index());
+            return self.lines.iter().position(|line| !line.ready.is_empty()) == Some(line.index());
         }
         self.shares.may_run(line)
     }
 
-    /// Offers the driver a few frames of one line.
+    /// Offers the driver the ready frames of one line, and fills it up again.
     fn visit(&mut self, position: usize, domains: &mut [DomainLane], counters: &mut PortCounters) -> Visit {
         #[cfg(feature = "test-hooks")]
         let is_full = self.is_said_to_be_full(domains);
         #[cfg(not(feature = "test-hooks"))]
         let is_full = false;
-        let domain = &mut domains[self.lines[position].domain.index()];
-        self.make_ready(position, domain);
+        let Outlet::Queue(queue) = &mut self.outlet else { return Visit { frames: 0, is_driver_full: true } };
         let line = &mut self.lines[position];
+        let domain = &mut domains[line.domain.index()];
         let offered = line.ready.len();
-        let frames = if is_full { 0 } else { self.queue.burst(&mut line.ready) };
+        let frames = if is_full { 0 } else { queue.burst(&mut line.ready) };
         let bytes = line.ready_bytes.drain(..frames).map(u64::from).sum();
+        line.make_ready(&mut self.frames, domain);
         #[allow(
             clippy::cast_possible_truncation,
             reason = "a port has at most as many domains as there are"
@@ -186,86 +306,12 @@ impl SharedEgress {
         super::hook::is_driver_full(&regions, &waiting)
     }
 
-    /// Turns waiting frames of a line into mbufs, a visit of them.
-    fn make_ready(&mut self, position: usize, domain: &mut DomainLane) {
-        while !self.lines[position].ready.is_full() {
-            let Some((frame, header)) = self.lines[position].waiting.pop_front() else { return };
-            match self.make_mbuf(frame, &header, domain) {
-                Ok(mbuf) => {
-                    let line = &mut self.lines[position];
-                    #[allow(clippy::cast_possible_truncation, reason = "at most what the port admits")]
-                    line.ready_bytes.push_back(mbuf.pkt_len() as u16);
-                    // There is room: the loop has seen it.
-                    let _ = line.ready.push(mbuf);
-                }
-                Err(reason) => domain.state.counters.drops.add(reason, 1),
-            }
-        }
-    }
-
-    /// The mbuf that leaves: its first bytes are `header`. Whatever comes of it, the lcore has the buffer no more.
-    fn make_mbuf(
-        &mut self,
-        frame: Frame,
-        header: &HeaderCopy,
-        domain: &mut DomainLane,
-    ) -> Result<Mbuf, DropReason> {
-        let DomainLane { cell, pool, state, .. } = domain;
-        let Some(mut first) = self.private.take() else {
-            cell.borrow().give(&[frame.index.0]);
-            return Err(DropReason::TxFull);
-        };
-        let header = header.as_bytes();
-        #[allow(clippy::cast_possible_truncation, reason = "at most 128")]
-        let header_bytes = header.len() as u16;
-        if !self.sends_segments || frame.len_bytes <= header_bytes {
-            let whole = self.write_whole(frame, header, state);
-            let copied = first.copy_in(whole);
-            cell.borrow().give(&[frame.index.0]);
-            return copied.map(|()| first).map_err(|_| DropReason::FrameTooLong);
-        }
-        if !cell.borrow().send(frame.index) {
-            return Err(DropReason::LedgerRefused);
-        }
-        // SAFETY: `Shard::send` has just agreed that this lcore held the buffer, so its index is of this pool and
-        // no other frame, driver or list names it. From here on the mbuf is the holder.
-        let mut rest = unsafe { pool.mbuf_at(dpdk::BufferIndex(frame.index.0)) };
-        // Both sums end inside the buffer: the frame does, and is longer than its headers.
-        let fits = rest.set_data(frame.offset_bytes + header_bytes, frame.len_bytes - header_bytes);
-        let fits = fits.and_then(|()| first.copy_in(header));
-        if fits.is_err() || first.append(rest).is_err() {
-            return Err(DropReason::FrameTooLong);
-        }
-        Ok(first)
-    }
-
-    /// Puts a frame together in private memory: the headers, the rest as it is now, and zeroes up to the
-    /// shortest length that the port sends.
-    fn write_whole(&mut self, frame: Frame, header: &[u8], domain: &DomainState) -> &[u8] {
-        let frame_bytes = usize::from(frame.len_bytes).min(FRAME_COPY_BYTES);
-        let sent_bytes = frame_bytes.max(usize::from(self.limits.pad_to_bytes));
-        let whole = &mut self.scratch[..sent_bytes];
-        whole[frame_bytes..].fill(0);
-        let at = domain.position(frame.index, frame.offset_bytes);
-        domain.region.copy_out(at + header.len(), &mut whole[header.len()..frame_bytes]);
-        whole[..header.len()].copy_from_slice(header);
-        if cfg!(feature = "sabotage-egress-reread") {
-            domain.region.copy_out(at, &mut whole[..frame_bytes]);
-        }
-        whole
-    }
-
     /// Before the lcore ends: what still waits goes home as `tx_full`.
     pub(super) fn give_up(&mut self, domains: &mut [DomainLane]) {
         for line in &mut self.lines {
-            let DomainLane { cell, state, .. } = &mut domains[line.domain.index()];
-            let left = line.waiting.len() + line.ready.len();
-            state.counters.drops.add(DropReason::TxFull, left as u64);
-            for (frame, _) in line.waiting.drain(..) {
-                cell.borrow().give(&[frame.index.0]);
-            }
-            line.ready.clear();
-            line.ready_bytes.clear();
+            let domain = &mut domains[line.domain.index()];
+            let left = line.give_up(domain);
+            domain.state.counters.drops.add(DropReason::TxFull, left as u64);
         }
     }
 }

@@ -33,6 +33,12 @@ impl Lcore {
         moved + self.send_lines()
     }
 
+    /// After all lcores have ended: what one handed on too late goes home.
+    pub(super) fn give_up_lines(&mut self) {
+        let Self { shared, egresses, domains, .. } = self;
+        shared.egresses.iter().for_each(|&port| egresses[port].give_up(domains));
+    }
+
     /// Sends what waits in the lines of shared ports, as far as drivers take it; how many frames.
     pub(super) fn send_lines(&mut self) -> usize {
         let Self { shared, egresses, domains, .. } = self;

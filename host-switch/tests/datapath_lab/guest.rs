@@ -71,7 +71,12 @@ impl Guest {
 
     /// Gives every packet back with "next", touching nothing. Attached by the caller.
     pub fn forwarder(lab: &Lab, number: usize) -> Self {
-        let mut hands = Hands::of(lab, number, 0);
+        Self::forwarder_on(lab, number, 0)
+    }
+
+    /// The same, of what one lcore lends.
+    pub fn forwarder_on(lab: &Lab, number: usize, lcore: u16) -> Self {
+        let mut hands = Hands::of(lab, number, lcore);
         Self::run(move || {
             let lent = hands.take();
             hands.give(lent.into_iter().map(|desc| verdict(desc, Verdict::Next)));
