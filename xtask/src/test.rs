@@ -33,16 +33,14 @@ pub struct Options {
 /// `cargo xtask test`.
 pub fn run(workspace: &Workspace, options: &Options) -> Result<(), XtaskError> {
     packages::ensure()?;
-    let needs_products = options.filter.as_deref().is_none_or(|filter| {
-        ["virtual machines", "switch", UNDER_ATTACK].iter().any(|stage| stage.contains(filter))
-    });
-    if needs_products {
+    let stages = select(stages(workspace, options)?, options.filter.as_deref())?;
+    // What runs alone runs them.
+    if stages.iter().any(|stage| stage.turn == Turn::Alone) {
         products(workspace)?;
         if options.long {
             product::debian(workspace)?;
         }
     }
-    let stages = select(stages(workspace, options)?, options.filter.as_deref())?;
     run_stages(workspace, stages)
 }
 

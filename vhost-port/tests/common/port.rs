@@ -4,8 +4,8 @@ use std::fmt::Debug;
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::ptr::NonNull;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::thread::JoinHandle;
 
 use tempfile::TempDir;
@@ -47,6 +47,9 @@ impl MemoryWatcher for Handler {
     }
 }
 
+/// One for all ports, as in a switch.
+static NOTIFIER: LazyLock<Arc<Notifier>> = LazyLock::new(|| Arc::new(Notifier::start().unwrap()));
+
 pub fn terms(name: &str) -> Terms {
     Terms {
         name: name.to_owned(),
@@ -55,7 +58,7 @@ pub fn terms(name: &str) -> Terms {
         mtu_bytes: 1500,
         offer: Offer { checksums: false, segmentation: false, multiqueue: false, withheld: Features::NONE },
         memory: MemoryLimits { regions: 8, bytes: 64 << 20, accept_unsealed: false },
-        notifier: Arc::new(Notifier::start().unwrap()),
+        notifier: NOTIFIER.clone(),
         watcher: Arc::new(Handler),
     }
 }
