@@ -11,7 +11,7 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::thread::{JoinHandle, Thread};
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
+use std::sync::atomic::{AtomicBool, Ordering, fence};
 
 use crate::event_signal::EventSignal;
 
@@ -39,7 +39,6 @@ pub struct Bell {
     is_wished: AtomicBool,
     call: OwnedFd,
     shared: Arc<Shared>,
-    rung: AtomicU64,
 }
 
 impl Notifier {
@@ -87,7 +86,6 @@ impl Notifier {
             is_wished: AtomicBool::new(false),
             call: call.into(),
             shared: self.shared.clone(),
-            rung: AtomicU64::new(0),
         });
         let mut bells = self.shared.bells();
         bells.retain(|bell| bell.strong_count() > 0);
@@ -112,18 +110,14 @@ impl Bell {
     /// Wishes the guest to be interrupted soon. Never blocks; wishes that meet become one.
     #[inline]
     pub fn ring(&self) {
-        self.is_wished.store(true, Ordering::Relaxed);
-        // Pairs with the fence in `Shared::sleep`: either this sees the thread asleep, or the thread sees the wish.
+        // Release: what was written into the rings becomes visible before the wish. Pairs with the Acquire in
+        // `take_wish`.
+        self.is_wished.store(true, Ordering::Release);
+        // Pairs with the fence in `Shared::wished`: either this sees the thread asleep, or the thread sees the wish.
         fence(Ordering::SeqCst);
         if self.shared.is_asleep.load(Ordering::Relaxed) {
             self.shared.wake();
         }
-    }
-
-    /// How often the guest was interrupted.
-    #[must_use]
-    pub fn rung_count(&self) -> u64 {
-        self.rung.load(Ordering::Relaxed)
     }
 }
 
@@ -165,10 +159,9 @@ impl Bell {
 fn serve(shared: &Shared, mut signal: EventSignal) {
     while !shared.has_ended.load(Ordering::Relaxed) {
         for bell in shared.wished() {
-            match signal.raise(bell.call.as_fd()) {
-                Ok(()) => _ = bell.rung.fetch_add(1, Ordering::Relaxed),
+            if let Err(error) = signal.raise(bell.call.as_fd()) {
                 // Said at debug only: a hostile guest must not fill the log.
-                Err(error) => log::debug!("a guest could not be interrupted: {error}"),
+                log::debug!("a guest could not be interrupted: {error}");
             }
         }
     }

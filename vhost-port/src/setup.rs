@@ -17,13 +17,6 @@ pub const RING_ENTRIES_MAX: u16 = 1024;
 /// Most queue pairs of a port.
 pub const QUEUE_PAIRS_MAX: u16 = 8;
 
-/// The place of a queue in its device: receiveq1, transmitq1, receiveq2, and so on. From the guest's view.
-#[inline]
-#[must_use]
-pub const fn is_guest_receive(queue: usize) -> bool {
-    queue.is_multiple_of(2)
-}
-
 /// One started queue.
 #[derive(Clone, Debug)]
 pub struct QueueSetup {
