@@ -333,7 +333,8 @@ impl Window {
 pub(crate) fn bounded(offset: u64, places: u64) -> u64 {
     // The sign of either term is set exactly if offset >= places, as both are far below 2^63 where it matters.
     let outside = opaque(offset | (places - 1).wrapping_sub(offset));
-    offset & !((outside.cast_signed() >> 63).cast_unsigned())
+    // Opaque again: from a mask made of a sign, the compiler makes a branch on that sign, to be guessed past as well.
+    offset & opaque(!((outside.cast_signed() >> 63).cast_unsigned()))
 }
 
 /// The value, about which the compiler knows nothing any more: it must not fold the mask into the branch.
