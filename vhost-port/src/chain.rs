@@ -8,7 +8,7 @@ use std::ptr::NonNull;
 
 use crate::guest_bytes::{LINE_BYTES, prefetch, prefetch_to_write};
 use crate::indirect::IndirectTable;
-use crate::memory::GuestMemory;
+use crate::memory::{GuestMemory, Window};
 use crate::ring_fault::RingFault;
 use crate::vring::{Descriptor, INDIRECT, NEXT, Vring, WRITE};
 
@@ -37,7 +37,7 @@ pub(crate) enum Direction {
 impl Direction {
     /// The flag that each buffer of the queue carries.
     #[inline(always)]
-    const fn flag(self) -> u16 {
+    pub(crate) const fn flag(self) -> u16 {
         match self {
             Self::FromGuest => 0,
             Self::ToGuest => WRITE,
@@ -66,25 +66,32 @@ pub(crate) struct GuestSegment {
 /// One checked chain.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Chain {
-    /// Its first descriptor: by this number the driver knows it.
-    pub head: u16,
     /// The segment of a chain that has one.
     first: GuestSegment,
-    /// Where its segments begin in [`Chains::segments`]; not used by a chain of one.
-    segments_at: usize,
-    pub segment_count: usize,
     /// Length of all segments; a longer one than 32 bits can say counts as the longest.
     pub len_bytes: u32,
+    /// Where its segments begin in [`Chains::segments`]; not used by a chain of one.
+    segments_at: u32,
+    /// At most the entries of the ring.
+    pub segment_count: u16,
+    /// Its first descriptor: by this number the driver knows it.
+    pub head: u16,
 }
 
 impl Chain {
     const NONE: Self = Self {
-        head: 0,
         first: GuestSegment { at: NonNull::dangling(), len_bytes: 0 },
+        len_bytes: 0,
         segments_at: 0,
         segment_count: 0,
-        len_bytes: 0,
+        head: 0,
     };
+
+    /// The segment of a chain that has one.
+    #[inline(always)]
+    pub(crate) fn only(&self) -> Option<&GuestSegment> {
+        (self.segment_count == 1).then_some(&self.first)
+    }
 }
 
 /// The chains of one burst.
@@ -154,12 +161,12 @@ impl Chains {
     /// The segments of one.
     #[inline(always)]
     pub(crate) fn segments<'c>(&'c self, chain: &'c Chain) -> &'c [GuestSegment] {
-        if chain.segment_count == 1 {
-            return std::slice::from_ref(&chain.first);
+        if let Some(only) = chain.only() {
+            return std::slice::from_ref(only);
         }
-        let from = chain.segments_at.min(self.segments.len());
+        let from = (chain.segments_at as usize).min(self.segments.len());
         let rest = &self.segments[from..];
-        &rest[..chain.segment_count.min(rest.len())]
+        &rest[..usize::from(chain.segment_count).min(rest.len())]
     }
 
     /// Takes the next `count` chains that wait in `ring` behind those already here: first all heads, so that
@@ -180,28 +187,59 @@ impl Chains {
         for (ahead, chain) in (0..).zip(&mut self.list[..to]).skip(from) {
             chain.head = ring.head(ahead);
         }
+        // What the loop works with is private and copied, so that it can stay in registers.
+        let (table, direction) = (ring.table(), lookup.direction);
+        let (mut window, mut left) = (lookup.window(), self.descriptors_left);
         for at in from..to {
-            if self.descriptors_left == 0 && !cfg!(feature = "sabotage-descriptor-budget") {
+            if left == 0 && !cfg!(feature = "sabotage-descriptor-budget") {
                 break;
             }
             let head = self.list[at].head;
-            let desc = ring.first_descriptor(head)?;
-            if desc.flags == lookup.direction.flag() && desc.len_bytes > 0 {
-                let first = lookup.segment(desc)?;
-                self.list[at].first = first;
-                self.list[at].segment_count = 1;
-                self.list[at].len_bytes = desc.len_bytes;
-                self.descriptors_left -= 1;
+            let words = table.words(head);
+            let desc = Descriptor::from_words(words.0, words.1);
+            let is_plain = table.has(head) && desc.flags == direction.flag() && desc.len_bytes > 0;
+            if is_plain && let Some(place) = window.find(desc.address, desc.len_bytes) {
+                direction.prefetch(place);
+                let chain = &mut self.list[at];
+                chain.first = GuestSegment { at: place, len_bytes: desc.len_bytes };
+                chain.len_bytes = desc.len_bytes;
+                chain.segment_count = 1;
+                left = left.saturating_sub(1);
             } else {
-                self.walk(at, desc, ring, lookup)?;
+                self.descriptors_left = left;
+                self.take_unusual(at, words, ring, lookup)?;
+                (window, left) = (lookup.window(), self.descriptors_left);
             }
             self.count = at + 1;
         }
+        self.descriptors_left = left;
+        Ok(())
+    }
+
+    /// Takes a chain whose first descriptor, read already, is outside the table, or in another region than that of
+    /// the last, or not the only one.
+    #[inline(never)]
+    fn take_unusual(
+        &mut self,
+        at: usize,
+        words: (u64, u64),
+        ring: &Vring,
+        lookup: &mut Lookup<'_>,
+    ) -> Result<(), RingFault> {
+        ring.check_head(self.list[at].head)?;
+        let desc = Descriptor::from_words(words.0, words.1);
+        if desc.flags != lookup.direction.flag() || desc.len_bytes == 0 {
+            return self.walk(at, desc, ring, lookup);
+        }
+        let chain = &mut self.list[at];
+        chain.first = lookup.segment(desc)?;
+        chain.len_bytes = desc.len_bytes;
+        chain.segment_count = 1;
+        self.descriptors_left = self.descriptors_left.saturating_sub(1);
         Ok(())
     }
 
     /// Follows a chain of more than one descriptor, or of an unusual one.
-    #[inline(never)]
     fn walk(
         &mut self,
         at: usize,
@@ -245,8 +283,13 @@ impl Chains {
         }
         self.descriptors_left = self.descriptors_left.saturating_sub(usize::from(taken));
         let chain = &mut self.list[at];
-        chain.segments_at = segments_at;
-        chain.segment_count = self.segments.len() - segments_at;
+        let segment_count = self.segments.len() - segments_at;
+        #[allow(clippy::cast_possible_truncation, reason = "the segments of a burst: see `Chains::new`")]
+        {
+            chain.segments_at = segments_at as u32;
+        }
+        // No more than descriptors, of which there are as many as the ring has entries.
+        chain.segment_count = u16::try_from(segment_count).unwrap_or(u16::MAX);
         chain.len_bytes = len_bytes;
         if let Some(only) = self.segments.get(segments_at) {
             // `segments` looks here for a chain of one.
@@ -257,6 +300,12 @@ impl Chains {
 }
 
 impl Lookup<'_> {
+    /// The region that served last time.
+    #[inline(always)]
+    fn window(&self) -> Window {
+        self.memory.window(*self.hint)
+    }
+
     /// What a descriptor names, on its way to the cache.
     #[inline(always)]
     fn segment(&mut self, desc: Descriptor) -> Result<GuestSegment, RingFault> {

@@ -122,34 +122,37 @@ pub(crate) fn prefetch_to_write(at: *const u8) {
     }
 }
 
-/// Up to 256 bytes, in place.
+/// Up to 256 bytes, in place. The last move ends with the length: some bytes move twice, and none is judged in between.
 ///
 /// # Safety
 /// As [`copy`].
 #[inline(always)]
 unsafe fn copy_small(from: *const u8, to: *mut u8, len_bytes: usize) {
-    let mut done = 0;
-    while len_bytes - done >= LINE_BYTES {
-        // SAFETY: 64 bytes from `done` are within the length.
-        unsafe { move_64(from.wrapping_add(done), to.wrapping_add(done)) };
-        done += LINE_BYTES;
-    }
-    while len_bytes - done >= 16 {
-        // SAFETY: 16 bytes from `done` are within the length.
-        unsafe { move_16(from.wrapping_add(done), to.wrapping_add(done)) };
-        done += 16;
-    }
-    if done == len_bytes {
-        return;
-    }
-    if len_bytes >= 16 {
-        // The last 16 bytes: some of them twice, and none judged in between.
+    if len_bytes >= LINE_BYTES {
+        let mut done = 0;
+        while len_bytes - done >= LINE_BYTES {
+            // SAFETY: 64 bytes from `done` are within the length.
+            unsafe { move_64(from.wrapping_add(done), to.wrapping_add(done)) };
+            done += LINE_BYTES;
+        }
+        if done < len_bytes {
+            let last = len_bytes - LINE_BYTES;
+            // SAFETY: 64 bytes that end with the length.
+            unsafe { move_64(from.wrapping_add(last), to.wrapping_add(last)) };
+        }
+    } else if len_bytes >= 32 {
+        // SAFETY: two times 32 bytes, the second of which end with the length.
+        unsafe { move_32_and_32(from, to, len_bytes - 32) };
+    } else if len_bytes >= 16 {
+        // SAFETY: 16 bytes at the start of the length.
+        unsafe { move_16(from, to) };
         let last = len_bytes - 16;
-        // SAFETY: they end with the length.
-        return unsafe { move_16(from.wrapping_add(last), to.wrapping_add(last)) };
+        // SAFETY: 16 bytes that end with it.
+        unsafe { move_16(from.wrapping_add(last), to.wrapping_add(last)) };
+    } else {
+        // SAFETY: the caller's promises; fewer than 16 bytes.
+        unsafe { move_bytes(from, to, len_bytes) };
     }
-    // SAFETY: the caller's promises; fewer than 16 bytes.
-    unsafe { move_bytes(from, to, len_bytes) };
 }
 
 /// Some bytes one by one: rests shorter than any register.
@@ -195,6 +198,35 @@ unsafe fn move_64(from: *const u8, to: *mut u8) {
             "movdqu [{to} + 48], {d}",
             from = in(reg) from,
             to = in(reg) to,
+            a = out(xmm_reg) _,
+            b = out(xmm_reg) _,
+            c = out(xmm_reg) _,
+            d = out(xmm_reg) _,
+            options(nostack, preserves_flags),
+        );
+    }
+}
+
+/// Moves 32 bytes, and 32 bytes from `second` on, which is at most 32.
+///
+/// # Safety
+/// As [`copy`], of `second` and 32 bytes.
+#[inline(always)]
+unsafe fn move_32_and_32(from: *const u8, to: *mut u8, second: usize) {
+    // SAFETY: the caller promises both places.
+    unsafe {
+        std::arch::asm!(
+            "movdqu {a}, [{from}]",
+            "movdqu {b}, [{from} + 16]",
+            "movdqu {c}, [{from} + {second}]",
+            "movdqu {d}, [{from} + {second} + 16]",
+            "movdqu [{to}], {a}",
+            "movdqu [{to} + 16], {b}",
+            "movdqu [{to} + {second}], {c}",
+            "movdqu [{to} + {second} + 16], {d}",
+            from = in(reg) from,
+            to = in(reg) to,
+            second = in(reg) second,
             a = out(xmm_reg) _,
             b = out(xmm_reg) _,
             c = out(xmm_reg) _,

@@ -7,11 +7,11 @@ use crate::features::{Features, Negotiated};
 use crate::frame::Frame;
 use crate::guest_bytes;
 use crate::guest_tx::FRAME_BYTES_MIN;
-use crate::header::OffloadHeader;
+use crate::header;
 use crate::lane_counters::PortDrop;
 use crate::queue::Work;
 use crate::ring_fault::RingFault;
-use crate::vring::Vring;
+use crate::vring::{UsedEntries, Vring};
 
 /// Length of the header of every driver but an old one.
 const HEADER_BYTES: u32 = 12;
@@ -68,7 +68,8 @@ impl GuestRx {
 
     /// Looks up as many chains as fit at a time, and fills them. Deals with at least one frame, or uses at least
     /// one chain, or finds out what is wrong with the next.
-    #[inline(always)]
+    // Not inlined: the loop wants all registers for itself.
+    #[inline(never)]
     fn round(&self, work: &mut Work<'_>, frames: &[Frame<'_>], done: &mut usize) -> Result<(), RingFault> {
         let Work { ring, chains, memory, hint, counters, burst } = work;
         let wanted = at_a_time(frames.len());
@@ -82,10 +83,13 @@ impl GuestRx {
         chains.forget();
         let mut lookup = Lookup { memory, hint, direction: Direction::ToGuest, indirect: self.indirect };
         let mut fault = chains.take(count, ring, &mut lookup).err();
-        let (mut used, mut is_at_fault) = (0, false);
+        // What the loop works with is private and copied, so that it can stay in registers.
+        let (features, is_short, entries) =
+            (self.features, self.header_bytes != HEADER_BYTES, ring.used_entries());
+        let (mut used, mut is_at_fault, mut delivered, mut bytes) = (0, false, 0, 0);
         for frame in &frames[..wanted.into()] {
             let frame_bytes = frame.len_bytes();
-            let Some(offload) = frame.offload.for_driver(self.features) else {
+            let Some(words) = frame.offload.for_driver(features) else {
                 counters.count_drops(PortDrop::OffloadUntaken, 1);
                 *done += 1;
                 continue;
@@ -96,14 +100,15 @@ impl GuestRx {
                 continue;
             }
             if let Some(chain) = chains.all().get(usize::from(used))
-                && self.fill_one(chain, chains, frame, offload)
+                && !is_short
+                && fill_one(chain, frame, words)
             {
-                ring.put_used(used, chain.head, frame_bytes + HEADER_BYTES);
+                entries.put(used, chain.head, frame_bytes + HEADER_BYTES);
                 used += 1;
             } else {
                 match self.fit(frame_bytes, used, ring, chains, &mut lookup, &mut fault) {
                     Fit::Over(count) => {
-                        self.fill(used, count, ring, chains, frame, offload);
+                        self.fill(used, count, entries, chains, frame, words);
                         used += count;
                     }
                     // What comes behind what is used up to here may be enough: see in another round.
@@ -123,42 +128,17 @@ impl GuestRx {
                     }
                 }
             }
-            burst.frames += 1;
-            burst.bytes += u64::from(frame_bytes);
+            delivered += 1;
+            bytes += u64::from(frame_bytes);
             *done += 1;
         }
+        burst.frames += delivered;
+        burst.bytes += bytes;
         if used > 0 {
             burst.notify |= ring.publish(used);
         }
         // What is wrong with a chain breaks the ring when a frame has come to it, not before.
         fault.filter(|_| is_at_fault).map_or(Ok(()), Err)
-    }
-
-    /// Fills a chain of one segment that is long enough; false if it is not.
-    #[inline(always)]
-    fn fill_one(&self, chain: &Chain, chains: &Chains, frame: &Frame<'_>, offload: OffloadHeader) -> bool {
-        let [only] = chains.segments(chain) else { return false };
-        let [first, second] = &frame.segments;
-        // u64, because u32 + u32 can wrap to a small, "fitting" length.
-        let needed = u64::from(HEADER_BYTES) + u64::from(first.len_bytes) + u64::from(second.len_bytes);
-        let fits = u64::from(only.len_bytes) >= needed || cfg!(feature = "sabotage-guest-room");
-        if !fits || self.header_bytes != HEADER_BYTES {
-            return false;
-        }
-        let (low, high) = offload.to_words(1);
-        // SAFETY: the segment is translated and stays mapped, and holds header and frame (above).
-        unsafe { guest_bytes::store_header(only.at, low, high) };
-        // SAFETY: as above.
-        let to = unsafe { only.at.add(HEADER_BYTES as usize) };
-        // SAFETY: as above. The source is mapped (`Segment`), and no piece of it lies in a guest's own memory.
-        unsafe { guest_bytes::copy(first.at, to, first.len_bytes as usize) };
-        if second.len_bytes > 0 {
-            // SAFETY: behind the first piece, the second still fits (above).
-            let to = unsafe { to.add(first.len_bytes as usize) };
-            // SAFETY: as for the first.
-            unsafe { guest_bytes::copy(second.at, to, second.len_bytes as usize) };
-        }
-        true
     }
 
     /// How many chains from `from` on a frame goes into; looks up more of them as needed.
@@ -211,12 +191,12 @@ impl GuestRx {
         &self,
         from: u16,
         count: u16,
-        ring: &Vring,
+        entries: UsedEntries,
         chains: &Chains,
         frame: &Frame<'_>,
-        offload: OffloadHeader,
+        words: (u64, u32),
     ) {
-        let (low, high) = offload.to_words(count);
+        let (low, high) = (words.0, header::with_buffers(words.1, count));
         let mut head = [0; HEADER_BYTES as usize];
         head[..8].copy_from_slice(&low.to_le_bytes());
         head[8..].copy_from_slice(&high.to_le_bytes());
@@ -236,9 +216,36 @@ impl GuestRx {
                 // the frame's (`Segment`), and no piece lies in a guest's own memory.
                 written_bytes += unsafe { pieces.pour(segment.at, segment.len_bytes) };
             }
-            ring.put_used(ahead, chain.head, written_bytes);
+            entries.put(ahead, chain.head, written_bytes);
         }
     }
+}
+
+/// Fills a chain of one segment with a header of full length and a frame, if it is long enough; false if it is not.
+#[inline(always)]
+fn fill_one(chain: &Chain, frame: &Frame<'_>, words: (u64, u32)) -> bool {
+    let Some(only) = chain.only() else { return false };
+    let [first, second] = &frame.segments;
+    // u64, because u32 + u32 can wrap to a small, "fitting" length.
+    let needed = u64::from(HEADER_BYTES) + u64::from(first.len_bytes) + u64::from(second.len_bytes);
+    let fits = u64::from(only.len_bytes) >= needed || cfg!(feature = "sabotage-guest-room");
+    if !fits {
+        return false;
+    }
+    let (low, high) = (words.0, header::with_buffers(words.1, 1));
+    // SAFETY: the segment is translated and stays mapped, and holds header and frame (above).
+    unsafe { guest_bytes::store_header(only.at, low, high) };
+    // SAFETY: as above.
+    let to = unsafe { only.at.add(HEADER_BYTES as usize) };
+    // SAFETY: as above. The source is mapped (`Segment`), and no piece of it lies in a guest's own memory.
+    unsafe { guest_bytes::copy(first.at, to, first.len_bytes as usize) };
+    if second.len_bytes > 0 {
+        // SAFETY: behind the first piece, the second still fits (above).
+        let to = unsafe { to.add(first.len_bytes as usize) };
+        // SAFETY: as for the first.
+        unsafe { guest_bytes::copy(second.at, to, second.len_bytes as usize) };
+    }
+    true
 }
 
 /// What is left to copy of a header and a frame.

@@ -6,7 +6,7 @@ use crate::frame::{Received, Room};
 use crate::guest_bytes;
 use crate::header::{self, OffloadHeader};
 use crate::lane_counters::PortDrop;
-use crate::queue::Work;
+use crate::queue::{Burst, Work};
 use crate::ring_fault::RingFault;
 
 /// Shorter than this is no Ethernet frame.
@@ -39,7 +39,8 @@ impl GuestTx {
     ///
     /// # Errors
     /// With what broke the ring. What was in order before that is received all the same.
-    #[inline]
+    // Not inlined: the loops want all registers for themselves.
+    #[inline(never)]
     pub(crate) fn take(
         &self,
         work: &mut Work<'_>,
@@ -57,27 +58,28 @@ impl GuestTx {
         chains.forget();
         let mut lookup = Lookup { memory, hint, direction: Direction::FromGuest, indirect: self.indirect };
         let mut outcome = chains.take(count, ring, &mut lookup);
+        // What the loop works with is private and copied, so that it can stay in registers.
+        let (header_bytes, entries) = (self.header_bytes, ring.used_entries());
+        let Burst { mut frames, mut bytes, .. } = **burst;
         let mut used = 0;
         for chain in chains.all() {
-            if burst.bytes >= BURST_BYTES && !cfg!(feature = "sabotage-byte-budget") {
+            if bytes >= BURST_BYTES && !cfg!(feature = "sabotage-byte-budget") {
                 // What comes behind is looked at again next time, with what may be wrong about it.
                 outcome = Ok(());
                 break;
             }
-            let (Some(room), Some(to)) = (rooms.get_mut(burst.frames), received.get_mut(burst.frames)) else {
-                break;
-            };
-            match self.copy_out(chain, chains, room) {
-                Ok(frame) => {
-                    *to = frame;
-                    burst.frames += 1;
-                    burst.bytes += u64::from(frame.len_bytes);
+            let (Some(room), Some(to)) = (rooms.get_mut(frames), received.get_mut(frames)) else { break };
+            match self.copy_out(header_bytes, chain, chains, room, to) {
+                Ok(()) => {
+                    frames += 1;
+                    bytes += u64::from(to.len_bytes);
                 }
                 Err(reason) => counters.count_drops(reason, 1),
             }
-            ring.put_used(used, chain.head, 0);
+            entries.put(used, chain.head, 0);
             used += 1;
         }
+        (burst.frames, burst.bytes) = (frames, bytes);
         if used > 0 {
             burst.notify |= ring.publish(used);
         }
@@ -86,34 +88,58 @@ impl GuestTx {
 
     /// Copies one frame.
     #[inline(always)]
-    fn copy_out(&self, chain: &Chain, chains: &Chains, room: &mut Room<'_>) -> Result<Received, PortDrop> {
-        let frame_bytes = chain.len_bytes.saturating_sub(self.header_bytes);
+    fn copy_out(
+        &self,
+        header_bytes: u32,
+        chain: &Chain,
+        chains: &Chains,
+        room: &mut Room<'_>,
+        to: &mut Received,
+    ) -> Result<(), PortDrop> {
+        let frame_bytes = chain.len_bytes.saturating_sub(header_bytes);
         if frame_bytes < FRAME_BYTES_MIN {
             return Err(PortDrop::FrameTooShort);
         }
         if frame_bytes > room.room_bytes && !cfg!(feature = "sabotage-room") {
             return Err(PortDrop::FrameTooLong);
         }
-        let segments = chains.segments(chain);
-        let [only] = segments else { return self.copy_pieces(segments, frame_bytes, room) };
+        let Some(only) = chain.only() else {
+            return self.copy_pieces(chains.segments(chain), frame_bytes, room, to);
+        };
         // SAFETY: the only segment has the length of the chain, at least header and 14 bytes, and is translated.
         let (low, high) = unsafe { guest_bytes::load_header(only.at) };
-        let asked = OffloadHeader::from_words(low, high);
-        let offload = self.judge(asked, frame_bytes)?;
         // SAFETY: the header is shorter than the segment.
-        let from = unsafe { only.at.add(self.header_bytes as usize) };
+        let from = unsafe { only.at.add(header_bytes as usize) };
         // SAFETY: - the segment goes on for `frame_bytes` behind the header, and stays mapped (`GuestMemory`).
         // - the room is at least as long (above), and ours (`Room::new`). No room lies in a guest's memory.
         unsafe { guest_bytes::copy(from, room.at, frame_bytes as usize) };
-        Ok(finish(frame_bytes, offload, room))
+        if header::asks_something(low, high) {
+            return self.complete(low, high, frame_bytes, room, to);
+        }
+        *to = Received { len_bytes: frame_bytes, offload: OffloadHeader::NONE };
+        Ok(())
     }
 
-    #[inline(always)]
-    fn judge(&self, asked: OffloadHeader, frame_bytes: u32) -> Result<OffloadHeader, PortDrop> {
-        if asked == OffloadHeader::NONE {
-            return Ok(asked);
+    /// Judges what the header of a copied frame asks for, and completes what the driver left to us.
+    #[inline(never)]
+    fn complete(
+        &self,
+        low: u64,
+        high: u32,
+        frame_bytes: u32,
+        room: &mut Room<'_>,
+        to: &mut Received,
+    ) -> Result<(), PortDrop> {
+        let asked = OffloadHeader::from_words(low, high);
+        let offload = asked.judge(self.features, frame_bytes).map_err(|_| PortDrop::HeaderRefused)?;
+        if offload == OffloadHeader::NONE || offload.is_long() {
+            *to = Received { len_bytes: frame_bytes, offload };
+            return Ok(());
         }
-        asked.judge(self.features, frame_bytes).map_err(|_| PortDrop::HeaderRefused)
+        // SAFETY: the room is at least `frame_bytes` long and ours, and the header was judged with that length.
+        unsafe { header::complete_checksum(room.at, frame_bytes, offload) };
+        *to = Received { len_bytes: frame_bytes, offload: OffloadHeader::NONE };
+        Ok(())
     }
 
     /// A frame of several segments. Their lengths sum up to header and frame.
@@ -123,7 +149,8 @@ impl GuestTx {
         segments: &[GuestSegment],
         frame_bytes: u32,
         room: &mut Room<'_>,
-    ) -> Result<Received, PortDrop> {
+        to: &mut Received,
+    ) -> Result<(), PortDrop> {
         let mut head = [0; HEADER_READ_BYTES as usize];
         let (head_bytes, room_bytes) = (self.header_bytes as usize, frame_bytes as usize);
         let mut done = 0;
@@ -142,27 +169,15 @@ impl GuestTx {
             let at = done.saturating_sub(head_bytes);
             let part = left.min(room_bytes - at);
             // SAFETY: `at` is at most the frame's length, which the room holds.
-            let to = unsafe { room.at.add(at) };
+            let place = unsafe { room.at.add(at) };
             // SAFETY: `part` bytes are left in the segment and in the room.
-            unsafe { guest_bytes::copy(from, to, part) };
+            unsafe { guest_bytes::copy(from, place, part) };
             done += part;
         }
         let [b0, b1, b2, b3, b4, b5, b6, b7, rest @ ..] = head;
         let low = u64::from_le_bytes([b0, b1, b2, b3, b4, b5, b6, b7]);
-        let offload = self.judge(OffloadHeader::from_words(low, u32::from_le_bytes(rest)), frame_bytes)?;
-        Ok(finish(frame_bytes, offload, room))
+        self.complete(low, u32::from_le_bytes(rest), frame_bytes, room, to)
     }
-}
-
-/// Completes what the driver left to us.
-#[inline(always)]
-fn finish(frame_bytes: u32, offload: OffloadHeader, room: &mut Room<'_>) -> Received {
-    if offload == OffloadHeader::NONE || offload.is_long() {
-        return Received { len_bytes: frame_bytes, offload };
-    }
-    // SAFETY: the room is at least `frame_bytes` long and ours, and the header was judged with that length.
-    unsafe { header::complete_checksum(room.at, frame_bytes, offload) };
-    Received { len_bytes: frame_bytes, offload: OffloadHeader::NONE }
 }
 
 #[cfg(all(test, not(loom)))]

@@ -47,6 +47,18 @@ pub struct OffloadHeader {
 #[error("offload header asks for what was not agreed on, or for something outside the packet")]
 pub struct HeaderRefused;
 
+/// Whether the words of a header, as they lie in memory, say anything. How many buffers a packet takes is ours to say.
+#[inline(always)]
+pub(crate) const fn asks_something(low: u64, high: u32) -> bool {
+    low != 0 || high & 0xffff != 0
+}
+
+/// The second word of a header with the number of buffers that its packet takes.
+#[inline(always)]
+pub(crate) const fn with_buffers(high: u32, buffers: u16) -> u32 {
+    high | (buffers as u32) << 16
+}
+
 impl OffloadHeader {
     /// Nothing is asked.
     pub const NONE: Self = Self {
@@ -88,28 +100,16 @@ impl OffloadHeader {
         }
     }
 
-    /// As the words lie in memory, with the number of receive buffers that the packet takes.
+    /// As the words lie in memory, without a number of buffers.
     #[inline]
     #[must_use]
-    pub const fn to_words(self, buffers: u16) -> (u64, u32) {
+    pub const fn to_words(self) -> (u64, u32) {
         let [header0, header1] = self.header_bytes.to_le_bytes();
         let [segment0, segment1] = self.segment_bytes.to_le_bytes();
         let [start0, start1] = self.checksum_start.to_le_bytes();
         let [offset0, offset1] = self.checksum_offset.to_le_bytes();
-        let [buffers0, buffers1] = buffers.to_le_bytes();
-        (
-            u64::from_le_bytes([
-                self.flags,
-                self.segment_kind,
-                header0,
-                header1,
-                segment0,
-                segment1,
-                start0,
-                start1,
-            ]),
-            u32::from_le_bytes([offset0, offset1, buffers0, buffers1]),
-        )
+        let low = [self.flags, self.segment_kind, header0, header1, segment0, segment1, start0, start1];
+        (u64::from_le_bytes(low), u32::from_le_bytes([offset0, offset1, 0, 0]))
     }
 
     /// What a driver asks of a frame of `frame_bytes`, if the features in force allow it and it lies inside.
@@ -144,18 +144,14 @@ impl OffloadHeader {
         Self { segment_kind: SEGMENT_NONE, header_bytes: 0, segment_bytes: 0, ..self }
     }
 
-    /// What of this header a driver may be told that took `features`; the rest must be done before.
-    #[inline]
-    #[must_use]
-    pub fn for_driver(self, features: Negotiated) -> Option<Self> {
-        if self == Self::NONE {
-            return Some(Self::NONE);
-        }
-        self.with_offloads(features)
+    /// What of this header a driver may be told that took `features`, in words; the rest must be done before.
+    #[inline(always)]
+    pub(crate) fn for_driver(self, features: Negotiated) -> Option<(u64, u32)> {
+        if self == Self::NONE { Some((0, 0)) } else { self.with_offloads(features) }
     }
 
-    #[cold]
-    fn with_offloads(self, features: Negotiated) -> Option<Self> {
+    #[inline(never)]
+    fn with_offloads(self, features: Negotiated) -> Option<(u64, u32)> {
         let kind = match self.segment_kind & !SEGMENT_ECN {
             SEGMENT_NONE => Features::NONE,
             SEGMENT_TCP4 => Features::GUEST_TSO4,
@@ -167,7 +163,7 @@ impl OffloadHeader {
             return None;
         }
         let known = if takes_checksums { NEEDS_CHECKSUM | DATA_VALID } else { 0 };
-        Some(Self { flags: self.flags & known, ..self })
+        Some(Self { flags: self.flags & known, ..self }.to_words())
     }
 }
 

@@ -142,9 +142,9 @@ struct Region {
     mapping: vm_memory::MmapRegion<()>,
 }
 
-/// What a translation looks at, 24 bytes a region.
+/// What a translation looks at, 24 bytes a region. Good for as long as the table it is of.
 #[derive(Clone, Copy, Debug)]
-struct Window {
+pub(crate) struct Window {
     guest_start: u64,
     len_bytes: u64,
     host_start: NonNull<u8>,
@@ -283,6 +283,12 @@ impl GuestMemory {
         self.search(hint, guest_address, len_bytes)
     }
 
+    /// The region with this number, or one in which nothing is found.
+    #[inline(always)]
+    pub(crate) fn window(&self, number: usize) -> Window {
+        self.windows.get(number).copied().unwrap_or(Window::EMPTY)
+    }
+
     #[cold]
     fn search(&self, hint: &mut usize, guest_address: u64, len_bytes: u32) -> Option<NonNull<u8>> {
         let found = |(at, window): (usize, &Window)| Some((at, window.find(guest_address, len_bytes)?));
@@ -303,13 +309,16 @@ impl GuestMemory {
 }
 
 impl Window {
-    #[inline]
-    fn find(&self, address: u64, len_bytes: u32) -> Option<NonNull<u8>> {
+    const EMPTY: Self = Self { guest_start: 0, len_bytes: 0, host_start: NonNull::dangling() };
+
+    /// The host address of `len_bytes` bytes, at least 1, at `address`, if all of them are in the window.
+    #[inline(always)]
+    pub(crate) fn find(&self, address: u64, len_bytes: u32) -> Option<NonNull<u8>> {
         self.find_long(address, u64::from(len_bytes))
     }
 
-    /// The host address of `len_bytes` bytes at `address`, if all of them are in the window.
-    #[inline]
+    /// The same of any length.
+    #[inline(always)]
     fn find_long(&self, address: u64, len_bytes: u64) -> Option<NonNull<u8>> {
         let offset = address.wrapping_sub(self.guest_start);
         // At least 1: the place behind the last byte is inside if nothing is read there.

@@ -192,16 +192,21 @@ impl Vring {
         head
     }
 
-    /// A copy of the chain's first descriptor.
+    /// The descriptor table, to be kept in registers.
+    #[inline(always)]
+    pub(crate) fn table(&self) -> Table {
+        Table { descriptors: self.parts.descriptors, mask: self.mask }
+    }
+
+    /// Whether a chain may begin at this descriptor.
     ///
     /// # Errors
     /// If there is none of this number.
-    #[inline(always)]
-    pub(crate) fn first_descriptor(&self, head: u16) -> Result<Descriptor, RingFault> {
-        if head >= self.parts.size && !cfg!(feature = "sabotage-head-bound") {
+    pub(crate) fn check_head(&self, head: u16) -> Result<(), RingFault> {
+        if !self.table().has(head) {
             return Err(RingFault::HeadOutside { head, size: self.parts.size });
         }
-        Ok(self.descriptor(head))
+        Ok(())
     }
 
     /// A copy of the descriptor that another one of the table calls its next.
@@ -218,29 +223,14 @@ impl Vring {
 
     #[inline(always)]
     fn descriptor(&self, number: u16) -> Descriptor {
-        // Masked although checked: a processor that guesses past the check stays inside the table.
-        let at = usize::from(number & self.mask) * DESCRIPTOR_BYTES;
-        // SAFETY: a masked number is within the table, which is mapped in full length.
-        let at = unsafe { self.parts.descriptors.add(at) };
-        // SAFETY: the table is aligned to 16 bytes.
-        let address = unsafe { guest_bytes::load_u64(at.cast()) };
-        // SAFETY: the second half of the same descriptor.
-        let rest_at = unsafe { at.add(8) };
-        // SAFETY: as above.
-        let rest = unsafe { guest_bytes::load_u64(rest_at.cast()) };
+        let (address, rest) = self.table().words(number);
         Descriptor::from_words(address, rest)
     }
 
-    /// Notes that the chain `ahead` of the published ones is used, with `written_bytes` in it. The driver sees it
-    /// once [`Vring::publish`] is called.
+    /// The entries of the used ring behind those that are published, to be kept in registers.
     #[inline(always)]
-    pub(crate) fn put_used(&self, ahead: u16, head: u16, written_bytes: u32) {
-        let entry = self.next_used.wrapping_add(ahead) & self.mask;
-        let at = RING_HEAD_BYTES + usize::from(entry) * USED_BYTES;
-        // SAFETY: a masked entry is within the used ring.
-        let at = unsafe { self.parts.used.add(at) };
-        // SAFETY: 8 bytes of that entry.
-        unsafe { guest_bytes::store_pair(at, u64::from(head) | (u64::from(written_bytes) << 32)) };
+    pub(crate) fn used_entries(&self) -> UsedEntries {
+        UsedEntries { used: self.parts.used, next: self.next_used, mask: self.mask }
     }
 
     /// Shows `count` more used chains to the driver; whether it wants to be notified of them.
@@ -278,6 +268,60 @@ impl Vring {
         let at = self.parts.used.as_ptr().wrapping_add(2 * word);
         // SAFETY: as in `avail_word`.
         unsafe { NonNull::new_unchecked(at.cast()) }
+    }
+}
+
+/// A table of descriptors in a mapping of full length, and a power of two of them.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Table {
+    descriptors: NonNull<u8>,
+    mask: u16,
+}
+
+impl Table {
+    /// Whether there is a descriptor of this number.
+    #[inline(always)]
+    pub(crate) fn has(self, number: u16) -> bool {
+        number <= self.mask || cfg!(feature = "sabotage-head-bound")
+    }
+
+    /// A copy of one descriptor. Of a number that is not in the table, another one.
+    #[inline(always)]
+    pub(crate) fn words(self, number: u16) -> (u64, u64) {
+        // Masked whatever was checked: a processor that guesses past the check stays inside the table.
+        let at = usize::from(number & self.mask) * DESCRIPTOR_BYTES;
+        // SAFETY: a masked number is within the table, which is mapped in full length.
+        let at = unsafe { self.descriptors.add(at) };
+        // SAFETY: the table is aligned to 16 bytes.
+        let address = unsafe { guest_bytes::load_u64(at.cast()) };
+        // SAFETY: the second half of the same descriptor.
+        let rest_at = unsafe { at.add(8) };
+        // SAFETY: as above.
+        let rest = unsafe { guest_bytes::load_u64(rest_at.cast()) };
+        (address, rest)
+    }
+}
+
+/// What is written of a used ring before it is published. Its mapping has full length.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct UsedEntries {
+    used: NonNull<u8>,
+    /// The used index, as published.
+    next: u16,
+    mask: u16,
+}
+
+impl UsedEntries {
+    /// Notes that the chain `ahead` of the published ones is used, with `written_bytes` in it. The driver sees it
+    /// once [`Vring::publish`] is called.
+    #[inline(always)]
+    pub(crate) fn put(self, ahead: u16, head: u16, written_bytes: u32) {
+        let entry = self.next.wrapping_add(ahead) & self.mask;
+        let at = RING_HEAD_BYTES + usize::from(entry) * USED_BYTES;
+        // SAFETY: a masked entry is within the used ring.
+        let at = unsafe { self.used.add(at) };
+        // SAFETY: 8 bytes of that entry.
+        unsafe { guest_bytes::store_pair(at, u64::from(head) | (u64::from(written_bytes) << 32)) };
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::frame::Segment;
+use crate::header::OffloadHeader;
 use crate::lane::broken_name;
 use crate::test_guest::{INDIRECT, NEXT, TestDescriptor, TestGuest, TestGuestShape, WRITE, buffer_at};
 

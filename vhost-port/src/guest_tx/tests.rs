@@ -38,7 +38,7 @@ fn shape(features: Features) -> TestGuestShape {
 
 /// Sends a frame behind a header of the guest's choice.
 fn send_with_header(guest: &mut TestGuest, header: OffloadHeader, frame: &[u8]) {
-    let (low, high) = header.to_words(0);
+    let (low, high) = header.to_words();
     guest.send(TX, 0, frame);
     guest.write(buffer_at(0), &low.to_le_bytes());
     guest.write(buffer_at(0) + 8, &high.to_le_bytes());
