@@ -7,6 +7,7 @@
 pub mod attacker;
 pub mod capture;
 pub mod config;
+pub mod frontend;
 pub mod random;
 pub mod scene;
 pub mod trial;

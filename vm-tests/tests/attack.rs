@@ -20,7 +20,8 @@ fn attack(plan: &Plan) -> Summary {
 
 #[test]
 fn attackers_in_a_process_and_a_vm_break_no_promise() {
-    let summary = attack(&Plan { seconds: 30, seed: 0x6e65_7476, vm: true, only: Vec::new() });
+    let summary =
+        attack(&Plan { seconds: 30, seed: 0x6e65_7476, vm: true, only: Vec::new(), tricks: Vec::new() });
     assert_eq!(summary.complaints(), Vec::<String>::new());
     let vm = summary.vm.expect("a VM attacked");
     let searched = |name: &str, bytes: &u64| name.contains("resource") && *bytes > 0;
@@ -30,7 +31,7 @@ fn attackers_in_a_process_and_a_vm_break_no_promise() {
 
 #[test]
 fn an_attacker_in_a_process_meets_every_check() {
-    let summary = attack(&Plan { seconds: 6, seed: 7, vm: false, only: Vec::new() });
+    let summary = attack(&Plan { seconds: 6, seed: 7, vm: false, only: Vec::new(), tricks: Vec::new() });
     assert_eq!(summary.complaints(), Vec::<String>::new());
 }
 
@@ -39,7 +40,7 @@ fn none_of_ten_million_denied_packets_of_a_process_and_a_million_of_a_vm_arrives
     let only = vec![Kind::DeniedEdges, Kind::DeniedTargets];
     let (mut by_process, mut by_vm) = (0, 0);
     for seed in 0..10 {
-        let summary = attack(&Plan { seconds: 20, seed, vm: true, only: only.clone() });
+        let summary = attack(&Plan { seconds: 20, seed, vm: true, only: only.clone(), tricks: Vec::new() });
         assert_eq!(summary.complaints(), Vec::<String>::new());
         by_process += summary.denied_edge_tried_by_process;
         by_vm += summary.denied_edge_tried_by_vm;

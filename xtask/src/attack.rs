@@ -12,8 +12,8 @@ use crate::workspace::Workspace;
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  cargo xtask attack --seconds 60 --seed 7 --json | tail -n 1\n  \
     cargo xtask attack --seconds 60 --only denied_edges\n\n\
-    A process and a VM attack one domain of a switch while another domain moves bytes; what the other domain\n\
-    keeps, and what the switch counts, is printed. Needs root, as the demo does; what is changed is undone.")]
+    A process, a VM and frontends of untrusted NICs attack one domain of a switch while another domain\n\
+    moves bytes; what the other domain keeps, and what the switch counts, is printed. Needs root, as the demo does; what is changed is undone.")]
 pub struct Options {
     /// How long to attack
     #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(5..=86_400))]
@@ -21,7 +21,7 @@ pub struct Options {
     /// What all choices of the attackers follow from
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Attack from a process alone
+    /// Attack without a VM
     #[arg(long)]
     no_vm: bool,
     /// Attack in this way alone, as the JSON names it: denied_edges, ...; may be given several times

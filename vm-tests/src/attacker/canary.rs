@@ -162,7 +162,8 @@ impl<'c> Search<'c> {
     }
 }
 
-fn holds(bytes: &[u8], needle: &[u8; CANARY_BYTES]) -> bool {
+/// Whether these bytes are somewhere in others.
+pub(crate) fn holds(bytes: &[u8], needle: &[u8; CANARY_BYTES]) -> bool {
     bytes.windows(CANARY_BYTES).any(|window| window[0] == needle[0] && window == needle)
 }
 

@@ -14,6 +14,8 @@ use vm_tests::attacker::edges::Edge;
 use vm_tests::attacker::kind::Kind;
 use vm_tests::attacker::plant::plant;
 use vm_tests::attacker::siege::{Report, Siege};
+use vm_tests::frontend::siege as frontend;
+use vm_tests::frontend::trick::Trick;
 
 /// Attacks the switch: forged descriptors, absurd counters, races, floods, and a search for others' secrets.
 #[derive(Parser)]
@@ -51,6 +53,12 @@ struct Options {
     /// Attack nothing but the region, as an observer that may only read it, once
     #[arg(long)]
     deface: bool,
+    /// Attack the socket of an untrusted VM's NIC, as its frontend; may be given several times
+    #[arg(long, value_name = "PATH", conflicts_with = "socket")]
+    nic: Vec<PathBuf>,
+    /// With --nic: do this alone; may be given several times
+    #[arg(long, value_name = "TRICK")]
+    trick: Vec<Trick>,
     /// Attack nothing: keep this canary in all memory that it has, as a network function of its domain
     #[arg(long, value_name = "PLACE=HEX")]
     plant: Option<Canary>,
@@ -61,6 +69,10 @@ fn run(options: &Options) -> Result<(), String> {
         return deface(options);
     }
     let report = match (&options.socket, &options.plant) {
+        (None, None) if !options.nic.is_empty() => {
+            let length = Duration::from_secs(options.seconds);
+            frontend::run(&options.nic, options.seed, length, &options.canary, &options.trick)
+        }
         (Some(_), None) if !options.life => live_again_and_again(options)?,
         _ => match live(options)? {
             Some(report) => report,

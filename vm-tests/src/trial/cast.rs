@@ -19,6 +19,8 @@ pub const ATTACKED: &str = "attacked";
 pub const OTHER: &str = "other";
 /// The process that attacks.
 pub const PROCESS: &str = "bad";
+/// VMs that nobody boots, whose NICs a hostile frontend attacks, with as many NICs.
+pub const UNTRUSTED: [(&str, usize); 2] = [("bad-nics", 6), ("bad-files", 2)];
 /// The VM that attacks.
 pub const VM: &str = "bad-vm";
 /// The network function of the other domain's chain.
@@ -60,10 +62,15 @@ impl Canaries {
     }
 
     fn arguments(&self, plan: &Plan) -> Vec<String> {
-        let only = plan.only.iter().flat_map(|kind| ["--only".to_owned(), kind.name().to_owned()]);
+        let kinds = plan.kinds();
+        let only = kinds.iter().flat_map(|kind| ["--only".to_owned(), kind.name().to_owned()]);
+        let edge = ["--edge-port".to_owned(), SERVER_PORT.to_string()];
+        self.as_arguments().chain(only).chain(edge).collect()
+    }
+
+    fn as_arguments(&self) -> impl Iterator<Item = String> {
         let all = [&self.names, &self.packets, &self.words, &self.ledger, &self.mbufs, &self.own];
-        let canaries = all.iter().flat_map(|canary| ["--canary".to_owned(), canary.to_argument()]);
-        canaries.chain(only).chain(["--edge-port".to_owned(), SERVER_PORT.to_string()]).collect()
+        all.into_iter().flat_map(|canary| ["--canary".to_owned(), canary.to_argument()])
     }
 }
 
@@ -195,6 +202,9 @@ pub fn config(scene: &Scene, canaries: &Canaries, plan: &Plan) -> String {
         parts.push(vm(scene, canaries, plan));
     }
     parts.push(process(PROCESS, ATTACKED, "attack", 256));
+    if plan.has_frontends() {
+        parts.extend(UNTRUSTED.map(untrusted));
+    }
     // Enough for what TCP sends while others have the processor.
     parts.push(process(FORWARDER, OTHER, secret, 512));
     parts.push(process(PLANTER, OTHER, "keep", 64));
@@ -207,6 +217,31 @@ fn process(name: &str, domain: &str, service: &str, quota: u32) -> String {
          quota_buffers = {quota}\nring_slots = {}\n",
         2 * quota
     )
+}
+
+/// What a NIC of an untrusted VM is called as a port.
+fn nic_port(vm: &str, number: usize) -> String {
+    format!("{vm}.nic{number}")
+}
+
+/// An untrusted VM whose NICs send to one another, in a circle. The memory of one of them may be a file, which can
+/// be truncated.
+fn untrusted((vm, nics): (&str, usize)) -> String {
+    let chain = |number: usize| format!("{vm}-{number}");
+    let chains: String = (0..nics)
+        .map(|number| config::chain(&chain(number), &[], &nic_port(vm, (number + 1) % nics)))
+        .collect();
+    let keys = "rx_slots = 256\ntx_slots = 256";
+    let tables: String =
+        (0..nics).map(|number| config::nic(&format!("nic{number}"), &chain(number), keys)).collect();
+    let memory = if vm == UNTRUSTED[1].0 {
+        "guest_memory = \"/dev/shm/never-made\"\naccept_unsealed_memory = true"
+    } else {
+        ""
+    };
+    let own = config::untrusted_vm(vm, memory, &tables)
+        .replace("domain = \"blue\"", &format!("domain = \"{ATTACKED}\""));
+    format!("{chains}{own}")
 }
 
 /// The attacker comes as a file of the VM, so that no image holds one.
@@ -239,6 +274,22 @@ pub fn attacker(scene: &Scene, canaries: &Canaries, plan: &Plan) -> Child {
     command.args(["--json", "--seconds", &plan.seconds.to_string(), "--seed", &plan.seed.to_string()]);
     command.args(canaries.arguments(plan));
     Child::spawn(PROCESS, command, &scene.dir, &scene.journal).expect("an attacker")
+}
+
+/// Starts the frontends that attack, if the plan has some.
+pub fn frontends(scene: &Scene, canaries: &Canaries, plan: &Plan) -> Option<Child> {
+    let mut command = Command::new(scene.artifacts.static_program("attacker"));
+    command.args(["--json", "--seconds", &plan.seconds.to_string(), "--seed", &plan.seed.to_string()]);
+    command.args(canaries.as_arguments());
+    let folder = format!("/run/netvm/{}.nics", scene.switch_name());
+    for (vm, nics) in UNTRUSTED {
+        for number in 0..nics {
+            command.arg("--nic").arg(format!("{folder}/{}.sock", nic_port(vm, number)));
+        }
+    }
+    command.args(plan.tricks.iter().flat_map(|trick| ["--trick", trick.name()]));
+    let start = || Child::spawn("frontends", command, &scene.dir, &scene.journal).expect("frontends");
+    plan.has_frontends().then(start)
 }
 
 fn attacker_command(scene: &Scene, name: &str) -> Command {

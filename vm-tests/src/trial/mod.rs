@@ -20,12 +20,14 @@ use lab::paced::{Moved, Pace, Paced};
 use lab::switch::Switch;
 
 pub use planted::Kept;
+use summary::Reports;
 pub use summary::{Summary, VmSummary};
 
 use crate::Scene;
 use crate::attacker::kind::Kind;
 use crate::attacker::siege::Report;
-use cast::{ATTACKED, Canaries, PROCESS, VM};
+use crate::frontend::trick::Trick;
+use cast::{ATTACKED, Canaries, VM};
 use planted::Planted;
 use sniffer::Sniffer;
 use watch::Watch;
@@ -50,8 +52,10 @@ pub struct Plan {
     pub seed: u64,
     /// Whether a VM attacks besides the process.
     pub vm: bool,
-    /// The kinds of attack; none: all.
+    /// The kinds of attack; none, and no trick either: all.
     pub only: Vec<Kind>,
+    /// The tricks of frontends; none, and no kind either: all.
+    pub tricks: Vec<Trick>,
 }
 
 impl Plan {
@@ -61,10 +65,34 @@ impl Plan {
         (self.seconds / 6).clamp(5, 20)
     }
 
+    /// What guests and processes do; none: all.
+    #[must_use]
+    pub fn kinds(&self) -> Vec<Kind> {
+        // An attacker that is there for others' tricks is quiet.
+        if self.only.is_empty() && self.has_frontends() && !self.tricks.is_empty() {
+            vec![Kind::CanarySearch]
+        } else {
+            self.only.clone()
+        }
+    }
+
     /// Whether attackers do this.
     #[must_use]
     pub fn has(&self, kind: Kind) -> bool {
-        self.only.is_empty() || self.only.contains(&kind)
+        let kinds = self.kinds();
+        kinds.is_empty() || kinds.contains(&kind)
+    }
+
+    /// Whether the NICs of untrusted VMs are attacked.
+    #[must_use]
+    pub fn has_frontends(&self) -> bool {
+        !self.tricks.is_empty() || self.only.is_empty()
+    }
+
+    /// Whether a frontend does this.
+    #[must_use]
+    pub fn plays(&self, trick: Trick) -> bool {
+        self.has_frontends() && (self.tricks.is_empty() || self.tricks.contains(&trick))
     }
 }
 
@@ -109,12 +137,14 @@ pub fn run(plan: &Plan, say: &mut dyn FnMut(&str)) -> Summary {
     });
     say(&format!("attack of {} s with seed {}", plan.seconds, plan.seed));
     let process = cast::attacker(&scene, &canaries, plan);
+    let frontends = cast::frontends(&scene, &canaries, plan);
     let mut watch = Watch::begin(&switch);
     let attacked = transfer(&hosts, &canaries, plan.seconds, &mut |bytes| {
         watch.look(&mut switch, bytes, say);
     });
-    let report = report_of(process, &scene.dir.join(format!("{PROCESS}.log")), READY);
-    let vm = vm.map(|child| {
+    let mut reports = Reports::of_process(report_of(process, READY));
+    reports.frontends = frontends.map(|child| report_of(child, READY));
+    reports.vm = vm.map(|child| {
         let report = guest_report(&switch, &child, LAST_SEARCH);
         VmSummary::of(&switch, report, child)
     });
@@ -123,7 +153,7 @@ pub fn run(plan: &Plan, say: &mut dyn FnMut(&str)) -> Summary {
     drop(functions);
     let arrived = sniffers.map(Sniffer::stop).into_iter().sum();
     let ratio = attacked.bytes_per_second() / control.bytes_per_second().max(1.0);
-    let summary = Summary::new(plan, &watch, report, vm, (ratio, attacked.is_intact), arrived, kept);
+    let summary = Summary::new(plan, &watch, reports, (ratio, attacked.is_intact), arrived, kept);
     summary.after_the_end(switch.stop(), say)
 }
 
@@ -144,7 +174,8 @@ fn transfer(hosts: &cast::Hosts, canaries: &Canaries, seconds: u64, look: &mut d
 }
 
 /// The report at the end of an attacker's log.
-fn report_of(mut attacker: Child, log: &std::path::Path, limit: Duration) -> Report {
+fn report_of(mut attacker: Child, limit: Duration) -> Report {
+    let log = attacker.log().to_owned();
     let status = attacker.wait(limit).unwrap_or_else(|err| panic!("{err}"));
     assert!(status.success(), "the attacker of {ATTACKED} ended with {status}");
     parse_report(&std::fs::read_to_string(log).unwrap_or_default()).expect("a report")

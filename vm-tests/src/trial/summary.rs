@@ -14,6 +14,7 @@ use super::sniffer::Arrived;
 use super::watch::{DENIALS, Watch};
 use crate::attacker::kind::{KINDS, Kind};
 use crate::attacker::siege::Report;
+use crate::frontend::trick::{TRICKS, Trick};
 
 /// Least attempts of each kind that the process makes in a minute.
 const ATTEMPTS_PER_MINUTE: u64 = 10_000;
@@ -39,6 +40,32 @@ const COUNTED: [(&str, Kind); 16] = [
     ("message_unexpected", Kind::ControlFlood),
 ];
 
+/// Least attempts of each trick in a minute: a port that was refused something lets its frontend wait up to a second.
+const TRICKS_PER_MINUTE: u64 = 8;
+
+/// The same of frontends: each is one check of a NIC, met. A short attack tries each trick a few times only, and not
+/// each variant of it.
+const NIC_COUNTED: [(&str, Trick); 16] = [
+    ("message_malformed", Trick::MalformedMessages),
+    ("message_partial", Trick::PartialMessages),
+    ("connection_rate", Trick::ReconnectStorms),
+    ("region_overlap", Trick::OverlappingRegions),
+    ("ring_outside", Trick::VanishingMemory),
+    ("region_range", Trick::LyingSizes),
+    ("region_too_many", Trick::ManyRegions),
+    ("memory_kind", Trick::WrongFiles),
+    ("memory_unsealed", Trick::Truncation),
+    ("memory_lost", Trick::Truncation),
+    ("chain_too_long", Trick::DescriptorLoops),
+    ("next_outside", Trick::DescriptorLoops),
+    ("indirect_nested", Trick::NestedIndirect),
+    ("indirect_length", Trick::EndlessIndirect),
+    ("avail_jump", Trick::AvailableJumps),
+    ("outside_memory", Trick::HugeLengths),
+];
+/// An attack at least this long tries every variant.
+const EVERY_VARIANT_SECONDS: u64 = 60;
+
 /// The result. Keys are stable.
 #[derive(Clone, Debug, Serialize)]
 pub struct Summary {
@@ -49,10 +76,12 @@ pub struct Summary {
     pub seconds: u64,
     /// What all choices followed from.
     pub seed: u64,
-    /// Attempts of the process, by kind.
+    /// Attempts of the process and of the frontends, by kind.
     pub attempts: BTreeMap<String, u64>,
     /// Violations that the switch counted, by name, of process and VM.
     pub violations: BTreeMap<String, u64>,
+    /// What it refused at NICs, or took a queue out of service for, by name.
+    pub nic_faults: BTreeMap<String, u64>,
     /// Whether the switch lived and answered all the time, and ended well.
     pub switch_alive: bool,
     /// The longest that it took to answer, in milliseconds.
@@ -91,6 +120,34 @@ pub struct Summary {
     pub vm: Option<VmSummary>,
 }
 
+/// What each attacker says of itself.
+pub(super) struct Reports {
+    process: Report,
+    pub(super) frontends: Option<Report>,
+    pub(super) vm: Option<VmSummary>,
+}
+
+impl Reports {
+    /// The report of the process, which is always there.
+    pub(super) fn of_process(process: Report) -> Self {
+        Self { process, frontends: None, vm: None }
+    }
+
+    /// Those of attackers that have memory of the attacked domain.
+    fn inside(&self) -> impl Iterator<Item = &Report> {
+        std::iter::once(&self.process).chain(self.vm.as_ref().map(|vm| &vm.report))
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Report> {
+        self.inside().chain(&self.frontends)
+    }
+
+    fn attempts(&self) -> BTreeMap<String, u64> {
+        let frontends = self.frontends.iter().flat_map(|report| report.attempts.clone());
+        self.process.attempts.clone().into_iter().chain(frontends).collect()
+    }
+}
+
 /// What the attacker in the VM did.
 #[derive(Clone, Debug, Serialize)]
 pub struct VmSummary {
@@ -127,22 +184,25 @@ impl Summary {
     pub(super) fn new(
         plan: &Plan,
         watch: &Watch,
-        report: Report,
-        vm: Option<VmSummary>,
+        reports: Reports,
         moved: (f64, bool),
         arrived: Arrived,
         canaries_kept: Kept,
     ) -> Self {
         let (ratio, hash_ok) = moved;
-        let reports: Vec<&Report> =
-            std::iter::once(&report).chain(vm.as_ref().map(|vm| &vm.report)).collect();
-        let foreign = reports.iter().flat_map(|report| &report.found).filter(|found| found.place != "own");
+        let foreign =
+            reports.all().flat_map(|report| &report.found).filter(|found| found.place != "own").count();
+        let own_canary_found = reports.inside().all(|report| {
+            report.found.iter().any(|found| found.place == "own" && found.mapping != "control")
+        });
+        let seals_broken = reports.inside().map(|report| report.resized).sum();
         let violations = watch.violations();
         Self {
             plan: plan.clone(),
             seconds: plan.seconds,
             seed: plan.seed,
-            attempts: report.attempts.clone(),
+            attempts: reports.attempts(),
+            nic_faults: watch.nic_faults(),
             denied_edge_tried: DENIALS.iter().filter_map(|reason| violations.get(*reason)).sum(),
             violations,
             switch_alive: watch.alive,
@@ -154,16 +214,14 @@ impl Summary {
             other_domain_goodput_ratio: ratio,
             other_domain_sha256_ok: hash_ok,
             canaries_kept,
-            canaries_found: foreign.count() as u64,
-            own_canary_found: reports.iter().all(|report| {
-                report.found.iter().any(|found| found.place == "own" && found.mapping != "control")
-            }),
+            canaries_found: foreign as u64,
+            own_canary_found,
             denied_edge_tried_by_process: watch.denied(PROCESS),
             denied_edge_tried_by_vm: watch.denied(VM),
-            seals_broken: reports.iter().map(|report| report.resized).sum(),
+            seals_broken,
             denied_edge_delivered: arrived.smuggled,
             allowed_edge_delivered: arrived.carried,
-            vm,
+            vm: reports.vm,
         }
     }
 
@@ -229,6 +287,13 @@ impl Summary {
             let count = self.violations.get(name).copied().unwrap_or(0);
             claim(count > 0, format!("no violation {name} was counted"));
         }
+        let every_variant = self.seconds >= EVERY_VARIANT_SECONDS;
+        for (name, trick) in
+            NIC_COUNTED.into_iter().filter(|(_, trick)| every_variant && self.plan.plays(*trick))
+        {
+            let count = self.nic_faults.get(name).copied().unwrap_or(0);
+            claim(count > 0, format!("no {name} was counted of {}", trick.name()));
+        }
         complaints
     }
 
@@ -236,13 +301,17 @@ impl Summary {
     #[must_use]
     pub fn too_weak(&self) -> Vec<String> {
         let least = ATTEMPTS_PER_MINUTE * self.seconds.min(60) / 60;
-        let made = |kind: Kind| self.attempts.get(kind.name()).copied().unwrap_or(0);
-        let weak = KINDS.into_iter().filter(|kind| self.plan.has(*kind) && made(*kind) < least);
-        weak.map(|kind| {
-            let (made, name) = (made(kind), kind.name());
-            format!("too weak an attack to tell: {made} attempts of {name}, not {least}")
-        })
-        .collect()
+        let kinds = KINDS.into_iter().filter(|kind| self.plan.has(*kind)).map(|kind| (kind.name(), least));
+        let least = TRICKS_PER_MINUTE * self.seconds.min(60) / 60;
+        let tricks = TRICKS.into_iter().filter(|trick| self.plan.plays(*trick));
+        let wanted = kinds.chain(tricks.map(|trick| (trick.name(), least)));
+        wanted
+            .map(|(name, least)| (self.attempts.get(name).copied().unwrap_or(0), name, least))
+            .filter(|(made, _, least)| made < least)
+            .map(|(made, name, least)| {
+                format!("too weak an attack to tell: {made} attempts of {name}, not {least}")
+            })
+            .collect()
     }
 
     /// A few lines for people.
@@ -262,7 +331,7 @@ impl Summary {
             )
         });
         format!(
-            "attempts of the process in {} s, seed {}:{}\n{vm}violations counted:{}\n\
+            "attempts of process and frontends in {} s, seed {}:{}\n{vm}violations counted:{}\nfaults of NICs:{}\n\
              switch            {}, slowest answer {} ms, buffers {}\n\
              other domain      {} packets, {} lost, {:.2} of its goodput, hash {}\n\
              canaries          {} of the other domain found; own {}\n\
@@ -272,6 +341,7 @@ impl Summary {
             self.seed,
             list(&self.attempts),
             list(&self.violations),
+            list(&self.nic_faults),
             if self.switch_alive { "alive" } else { "DEAD" },
             self.slowest_answer_ms,
             if self.conserved { "conserved" } else { "LOST" },

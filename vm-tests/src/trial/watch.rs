@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use lab::status::Status;
+use lab::status::{Port, Status};
 use lab::switch::Switch;
 
-use super::cast::{ATTACKED, OTHER};
+use super::cast::{ATTACKED, OTHER, UNTRUSTED};
 
 /// Drops that are refusals: targets that may not be named, and ways that no edge covers.
 pub const DENIALS: [&str; 2] = ["verdict_denied", "domain_edge_denied"];
@@ -82,6 +82,19 @@ impl Watch {
                 status.drops.get(ATTACKED).and_then(|drops| drops.get(reason)).copied().unwrap_or(0)
             };
             all.insert(reason.to_owned(), denied(&self.now) - denied(&self.before));
+        }
+        all
+    }
+
+    /// What frontends and drivers did wrong at the NICs of the attacked domain, by name.
+    pub fn nic_faults(&self) -> BTreeMap<String, u64> {
+        let is_attacked =
+            |port: &&Port| UNTRUSTED.iter().any(|(vm, _)| port.name.starts_with(&format!("{vm}.")));
+        let mut all = BTreeMap::new();
+        for nic in self.now.ports.iter().filter(is_attacked).filter_map(|port| port.nic.as_ref()) {
+            for (name, count) in &nic.faults {
+                *all.entry(name.clone()).or_default() += count;
+            }
         }
         all
     }
