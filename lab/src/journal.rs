@@ -34,6 +34,8 @@ pub enum Change {
     Group(ProcessId),
     /// A directory was made that holds nothing of value.
     Directory(PathBuf),
+    /// A file system was mounted here, or is about to be.
+    Mount(PathBuf),
 }
 
 impl Change {
@@ -51,6 +53,7 @@ impl Change {
                 end_group(*leader);
                 Ok(())
             }
+            Self::Mount(path) => unmount(path),
             Self::Directory(path) => match fs::remove_dir_all(path) {
                 Err(err) if err.kind() != std::io::ErrorKind::NotFound => {
                     Err(format!("cannot remove {}: {err}", path.display()))
@@ -72,6 +75,20 @@ fn delete_if_there(ip_args: &[&str], sign: &Path) -> Result<(), String> {
             Err(format!("ip {}: {}", ip_args.join(" "), String::from_utf8_lossy(&output.stderr).trim()))
         }
         Err(err) => Err(format!("ip {}: {err}", ip_args.join(" "))),
+    }
+}
+
+/// Unmounts what is mounted here, if anything is; whoever has files of it open keeps them.
+fn unmount(path: &Path) -> Result<(), String> {
+    let mounts =
+        fs::read_to_string("/proc/self/mounts").map_err(|err| format!("/proc/self/mounts: {err}"))?;
+    if !mounts.lines().any(|line| line.split(' ').nth(1).is_some_and(|at| Path::new(at) == path)) {
+        return Ok(());
+    }
+    match Command::new("umount").arg("--lazy").arg(path).output() {
+        Ok(output) if output.status.success() => Ok(()),
+        Ok(output) => Err(format!("umount: {}", String::from_utf8_lossy(&output.stderr).trim())),
+        Err(err) => Err(format!("umount: {err}")),
     }
 }
 

@@ -2,6 +2,8 @@
 
 mod debian;
 mod measurement;
+mod middle;
+mod virtio_user;
 
 use std::fs;
 use std::process::Command;
@@ -144,6 +146,11 @@ fn withheld(number: usize) -> Vec<&'static str> {
     all.into_iter().enumerate().filter(|(bit, _)| number >> bit & 1 == 1).map(|(_, name)| name).collect()
 }
 
+/// Whether a guest leaves its checksums to the switch on a link: one of two does, and the other looks at them.
+fn leaves_checksums(link: usize, own: usize) -> bool {
+    (link + link / 2 + link / 4 + own).is_multiple_of(2)
+}
+
 /// How many subsets there are, and links between the two guests.
 const LINKS: usize = 8;
 
@@ -174,7 +181,9 @@ fn linked_guest(scene: &Scene, [name, other]: [&str; 2], own: usize, queue_pairs
     );
     let nic = |link: usize| {
         let keys = format!(
-            "mtu_bytes = 9000\nqueue_pairs = {queue_pairs}\nrx_slots = 256\ntx_slots = 256\nwithhold = {:?}",
+            "mtu_bytes = 9000\nqueue_pairs = {queue_pairs}\nrx_slots = 256\ntx_slots = 256\noffloads = {}\n\
+             withhold = {:?}",
+            leaves_checksums(link, own),
             withheld(link)
         );
         config::nic(&format!("eth{link}"), &format!("from-{name}-{link}"), &keys)
@@ -205,7 +214,7 @@ fn every_set_of_features_passes_files_with_one_and_with_four_queue_pairs() {
         }
     }
     let status = switch.status().unwrap();
-    for (vm, pairs) in [("one", 1), ("four", 4)] {
+    for (own, (vm, pairs)) in [("one", 1), ("four", 4)].into_iter().enumerate().map(|(at, vm)| (at + 1, vm)) {
         for link in 0..LINKS {
             let port = status.port(&format!("{vm}.eth{link}")).unwrap();
             let nic = port.nic.as_ref().unwrap();
@@ -213,6 +222,10 @@ fn every_set_of_features_passes_files_with_one_and_with_four_queue_pairs() {
             for feature in ["mrg_rxbuf", "indirect", "event_idx"] {
                 let is_on = nic.features.iter().any(|name| name == feature);
                 assert_ne!(is_on, withheld(link).contains(&feature), "{feature} of {port:?}");
+            }
+            for feature in ["csum", "guest_csum"] {
+                let is_on = nic.features.iter().any(|name| name == feature);
+                assert_eq!(is_on, leaves_checksums(link, own), "{feature} of {port:?}");
             }
             assert_eq!(nic.faults.values().sum::<u64>(), 0, "{port:?}");
         }
@@ -296,22 +309,22 @@ fn the_switch_and_the_guest_are_started_anew_under_traffic_and_the_other_goes_on
     assert_conserved(&status);
 
     // An operator takes the cable out, and puts it back.
-    vm_order(&scene, "detach");
+    vm_order(&scene, "detach", "web0");
     assert_eq!(ping(&host, GUEST, 5, 100).unwrap().answered, 0);
-    vm_order(&scene, "attach");
+    vm_order(&scene, "attach", "web0");
     let ready = switch.wait_for("the NIC to be connected", Duration::from_secs(30), |status| {
         status.port("web0.eth0").and_then(|port| port.nic.as_ref()).is_some_and(|nic| nic.queue_pairs == 1)
     });
     ready.unwrap_or_else(|err| panic!("{err}"));
     assert!(ping(&host, GUEST, 20, 100).unwrap().answered >= 15);
-    vm_order(&scene, "kill");
+    vm_order(&scene, "kill", "web0");
     vm.wait(Duration::from_secs(20)).unwrap_or_else(|err| panic!("{err}"));
     switch.stop().unwrap();
 }
 
-/// `netvm vm ACT web0`.
-fn vm_order(scene: &Scene, act: &str) {
+/// `netvm vm ACT VM`.
+fn vm_order(scene: &Scene, act: &str, vm: &str) {
     let mut command = Command::new(scene.artifacts.program("netvm"));
-    command.args(["vm", act, "web0", "--switch", &scene.switch_name()]);
+    command.args(["vm", act, vm, "--switch", &scene.switch_name()]);
     lab::child::run_command(command).unwrap_or_else(|err| panic!("{err}"));
 }
