@@ -209,9 +209,11 @@ fn a_config_of_several_domains_becomes_json() {
 
 #[test]
 fn settings_of_a_function_get_one_finding() {
-    for text in
-        [include_str!("../examples/firewall-rules.toml"), include_str!("../examples/router-routes.toml")]
-    {
+    for text in [
+        include_str!("../examples/firewall-rules.toml"),
+        include_str!("../examples/untrusted-rules.toml"),
+        include_str!("../examples/router-routes.toml"),
+    ] {
         let findings = parse(text, "rules.toml").unwrap_err();
         assert_eq!(findings.len(), 1, "{findings}");
         assert!(findings.to_string().contains("these look like the settings of an NF"), "{findings}");

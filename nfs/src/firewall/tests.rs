@@ -251,6 +251,19 @@ fn rules_that_could_never_match_are_refused() {
 }
 
 #[test]
+fn the_example_of_an_untrusted_server_lets_it_get_an_address_and_serve() {
+    let text = include_str!("../../../security-domains/examples/untrusted-rules.toml");
+    let policy = file::parse("untrusted-rules.toml", text).unwrap();
+    let judge = |frame: Vec<u8>| policy.judge(&frame, frame.len()).action;
+    assert_eq!(judge(udp("0.0.0.0", "255.255.255.255", 68, 67)), Action::Allow);
+    assert_eq!(judge(udp("10.1.0.2", "10.1.0.50", 67, 68)), Action::Allow);
+    assert_eq!(judge(tcp("10.1.0.2", "10.1.0.50", 40000, 8080)), Action::Allow);
+    assert_eq!(judge(tcp("10.1.0.50", "10.1.0.2", 8080, 40000)), Action::Allow);
+    assert_eq!(judge(tcp("10.1.0.50", "10.1.0.2", 40000, 22)), Action::Drop);
+    assert_eq!(judge(udp("10.1.0.50", "10.1.0.2", 40000, 53)), Action::Drop);
+}
+
+#[test]
 fn the_example_of_the_demo_is_a_legal_policy() {
     let text = include_str!("../../../security-domains/examples/firewall-rules.toml");
     let policy = file::parse("firewall-rules.toml", text).unwrap();
