@@ -6,12 +6,18 @@ use std::sync::{Arc, LazyLock};
 use hyper::server::conn::http1;
 use hyper_util::rt::TokioIo;
 use hyper_util::service::TowerToHyperService;
+use security_domains::{Edit, Kind, edit, parse_text_as};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::runtime::{Builder, Runtime};
 
+use crate::plan::Difference;
 use crate::switch::api::{Answers, routes};
 use crate::switch::order::{Act, OrderError};
+use crate::switch::request::{Applied, ChangeError, ConfigRequest, Options, RunningConfig, Wish};
 use crate::switch::status::{Audit, OwnerStatus, Status};
+
+/// What runs.
+const CONFIG: &str = include_str!("../../security-domains/examples/demo.toml");
 
 /// More than any answer to one input has.
 const PIPE_BYTES: usize = 1 << 20;
@@ -39,6 +45,33 @@ impl Answers for Told {
         serde_json::json!({})
     }
 
+    fn text(&self) -> RunningConfig {
+        RunningConfig { generation: 1, file: "/etc/demo.toml".into(), text: CONFIG.to_owned() }
+    }
+
+    /// As the switch does it, up to the lcores.
+    fn change(&self, wish: &Wish, options: Options) -> Result<Applied, ChangeError> {
+        self.changes.fetch_add(1, Relaxed);
+        let edit = match wish {
+            Wish::Config(ConfigRequest { text, .. }) => Ok(text.clone()),
+            Wish::Add { kind, object } => edit(CONFIG, kind, Edit::Add { object, at: options.at }),
+            Wish::Replace { kind, name, object } => edit(CONFIG, kind, Edit::Replace { name, object }),
+            Wish::Remove { kind, name } => edit(CONFIG, kind, Edit::Remove { name }),
+        };
+        let text = edit.map_err(ChangeError::Edit)?;
+        let parse = |text: &str| parse_text_as(text, "/etc/demo.toml".as_ref(), "demo.toml");
+        let config = parse(&text).map_err(|findings| {
+            let is_edited = !matches!(wish, Wish::Config(_));
+            let is_broken = findings.iter().any(|finding| finding.kind == Kind::Syntax);
+            assert!(!(is_edited && is_broken), "an edit has broken the text: {findings}");
+            ChangeError::Findings(findings)
+        })?;
+        let running = parse(CONFIG).map_err(ChangeError::Findings)?;
+        let difference = Difference::between(&running, &config);
+        assert!(Difference::between(&config, &config).is_empty());
+        Ok(Applied { applied: true, generation: 2, difference, ..Applied::default() })
+    }
+
     fn order(&self, act: Act, name: &str) -> Result<OwnerStatus, OrderError> {
         self.changes.fetch_add(1, Relaxed);
         match act {
@@ -53,11 +86,13 @@ impl Answers for Told {
     }
 }
 
-/// Speaks the bytes and hangs up: never a panic, nothing is changed but by a POST, and what is answered is HTTP.
+/// Speaks the bytes and hangs up: never a panic, nothing is changed but by POST, PUT or DELETE, an edit leaves a text
+/// that can be read, and what is answered is HTTP.
 pub fn run(data: &[u8]) {
     let told = Arc::new(Told::default());
     let answered = RUNTIME.block_on(speak(data, told.clone()));
-    let posts = data.windows(4).filter(|word| word == b"POST").count();
+    let count = |method: &[u8]| data.windows(method.len()).filter(|word| *word == method).count();
+    let posts = count(b"POST") + count(b"PUT") + count(b"DELETE");
     let changes = told.changes.load(Relaxed);
     assert!(changes <= posts, "{changes} changes by {posts} requests that may change anything");
     assert!(

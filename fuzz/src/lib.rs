@@ -19,6 +19,7 @@ pub mod http_api;
 mod input;
 mod ledger_model;
 pub mod messages;
+pub mod plan;
 pub mod qmp;
 pub mod router_packets;
 pub mod router_routes;

@@ -94,6 +94,26 @@ pub fn load(path: &Path) -> Result<Config, Findings> {
     read_bytes(&bytes, path, &file)
 }
 
+/// As [`load`], with the text of the file.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_text(path: &Path) -> Result<(Config, String), Findings> {
+    let file = path.to_string_lossy();
+    let bytes = std::fs::read(path).map_err(|error| Findings::unreadable(&file, &error))?;
+    let config = read_bytes(&bytes, path, &file)?;
+    // It was read as text just now.
+    Ok((config, String::from_utf8_lossy(&bytes).into_owned()))
+}
+
+/// As [`parse`], of a text that findings call something else than the file that its paths count from.
+///
+/// # Errors
+/// All findings.
+pub fn parse_text_as(text: &str, path: &Path, called: &str) -> Result<Config, Findings> {
+    read(text, path, called)
+}
+
 /// As [`load`], of bytes that were read already; relative paths in them count from the folder of `file_name`.
 ///
 /// # Errors

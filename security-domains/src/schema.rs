@@ -17,6 +17,16 @@ pub fn schema() -> Value {
     schema
 }
 
+/// The JSON schema of one table of a kind, such as a chain; none if the file has no such tables.
+#[must_use]
+pub fn schema_of(kind: &str) -> Option<Value> {
+    let key = scope::TABLE.keys.iter().find(|key| key.name == kind)?;
+    match key.form {
+        Form::Tables { of, .. } | Form::Table(of) => Some(table(of)),
+        _ => None,
+    }
+}
+
 fn table(table: &Table) -> Value {
     let properties: Map<String, Value> =
         table.keys.iter().map(|key| (key.name.to_owned(), property(key))).collect();

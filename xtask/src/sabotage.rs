@@ -235,6 +235,12 @@ pub const ALL: &[Sabotage] = &[
         build: LIB,
         test: "the_endpoints_of_one_owner_share_a_budget_of_attaches",
     },
+    Sabotage {
+        package: "host-switch",
+        feature: "sabotage-refused-change",
+        build: LIB,
+        test: "a_file_with_one_thing_that_needs_a_restart_changes_nothing",
+    },
     attacked("sabotage-edge"),
     attacked("sabotage-generation"),
     attacked("sabotage-verdict-rights"),

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use http_body_util::{BodyExt, Empty};
+use http_body_util::{BodyExt, Full};
 use hyper::body::Bytes;
 use hyper::{Method, Request};
 use hyper_util::rt::TokioIo;
@@ -110,7 +110,8 @@ impl Client {
     /// # Errors
     /// If nobody answers, or the switch refuses.
     pub fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
-        self.ask(Method::GET, path)
+        let (good, answer) = self.ask("GET", path, Vec::new())?;
+        self.read(good, &answer)
     }
 
     /// Tells the switch to do something.
@@ -118,27 +119,45 @@ impl Client {
     /// # Errors
     /// If nobody answers, or the switch refuses.
     pub fn post<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
-        self.ask(Method::POST, path)
+        let (good, answer) = self.ask("POST", path, Vec::new())?;
+        self.read(good, &answer)
     }
 
-    fn ask<T: DeserializeOwned>(&self, method: Method, path: &str) -> Result<T, ClientError> {
+    /// Asks with a body; whether the switch has done it, and what it says.
+    ///
+    /// # Errors
+    /// If nobody answers.
+    pub fn ask(&self, method: &str, path: &str, body: Vec<u8>) -> Result<(bool, Bytes), ClientError> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .map_err(|error| self.broken(&error))?;
-        let (good, body) = runtime.block_on(async {
-            tokio::time::timeout(PATIENCE, self.exchange(method, path))
+        let method = Method::from_bytes(method.as_bytes()).map_err(|error| self.broken(&error))?;
+        runtime.block_on(async {
+            tokio::time::timeout(PATIENCE, self.exchange(method, path, body))
                 .await
                 .map_err(|_| self.broken(&format!("no answer within {} s", PATIENCE.as_secs())))?
-        })?;
+        })
+    }
+
+    /// Reads what the switch has said.
+    ///
+    /// # Errors
+    /// Why it has not done it.
+    pub fn read<T: DeserializeOwned>(&self, good: bool, answer: &[u8]) -> Result<T, ClientError> {
         if good {
-            return serde_json::from_slice(&body).map_err(|error| self.broken(&error));
+            return serde_json::from_slice(answer).map_err(|error| self.broken(&error));
         }
-        let said: ApiError = serde_json::from_slice(&body).unwrap_or_default();
+        let said: ApiError = serde_json::from_slice(answer).unwrap_or_default();
         Err(ClientError::Refused(said.error))
     }
 
-    async fn exchange(&self, method: Method, path: &str) -> Result<(bool, Bytes), ClientError> {
+    async fn exchange(
+        &self,
+        method: Method,
+        path: &str,
+        body: Vec<u8>,
+    ) -> Result<(bool, Bytes), ClientError> {
         let stream = UnixStream::connect(&self.socket)
             .await
             .map_err(|source| ClientError::Connect { socket: self.socket.clone(), source })?;
@@ -149,7 +168,7 @@ impl Client {
             .method(method)
             .uri(path)
             .header("host", "netvm")
-            .body(Empty::<Bytes>::new())
+            .body(Full::new(Bytes::from(body)))
             .map_err(|error| self.broken(&error))?;
         let answer = sender.send_request(request).await.map_err(|error| self.broken(&error))?;
         let good = answer.status().is_success();

@@ -1,9 +1,12 @@
 //! The command line of netvm.
 
+mod api;
+mod apply;
 mod audit;
 mod boot;
 mod check;
 pub mod client;
+mod config;
 pub mod doctor;
 mod run;
 mod status;
@@ -48,6 +51,20 @@ enum Command {
         after_help = "Example:\n  netvm boot security-domains/examples/demo.toml fw0 --serial-log fw0.log"
     )]
     Boot(boot::BootArgs),
+    /// Give a running switch another config: all of it, or nothing.
+    #[command(after_help = "Example:\n  netvm apply demo.toml --dry-run && netvm apply demo.toml\n\n\
+        Shows what is added (+), removed (-) and changed (~). A file with anything that takes a restart is refused\n\
+        whole. Packets on their way keep their path, and flows their order. The file is yours: the switch does not\n\
+        write it, and reads the file that it is started with when it is started anew.")]
+    Apply(apply::ApplyArgs),
+    /// Print the config that runs, with the changes since the switch was started.
+    #[command(after_help = "Example:\n  netvm config > demo.toml")]
+    Config(config::ConfigArgs),
+    /// Ask the HTTP API of a running switch, or print its OpenAPI document.
+    #[command(after_help = "Examples:\n  netvm api GET /v1/chains\n  \
+        netvm api POST '/v1/rules?at=0' --data '{\"port\": \"client\", \"proto\": 17, \"drop\": true}'\n  \
+        netvm api DELETE /v1/rules/0\n  netvm api --openapi")]
+    Api(api::ApiArgs),
     /// Show ports, endpoints, drops by name and buffers by holder.
     #[command(after_help = "Example:\n  netvm status --watch 1")]
     Status(status::StatusArgs),
@@ -115,6 +132,9 @@ pub fn main() -> ExitCode {
         Command::Check(args) => check::check(&args),
         Command::Run(args) => run::run(&run_dir, &args),
         Command::Boot(args) => boot::boot(&run_dir, &args),
+        Command::Apply(args) => apply::apply(&run_dir, &args),
+        Command::Config(args) => config::config(&run_dir, &args),
+        Command::Api(args) => api::api(&run_dir, &args),
         Command::Status(args) => status::status(&run_dir, &args),
         Command::Vm(args) => vm::vm(&run_dir, &args),
         Command::Audit(args) => audit::audit(&run_dir, &args),
@@ -138,6 +158,10 @@ struct Refused {
 
 fn load(file: &Path) -> Result<Config, Refused> {
     security_domains::load(file).map_err(|findings| Refused { file: file.to_owned(), findings })
+}
+
+fn load_text(file: &Path) -> Result<(Config, String), Refused> {
+    security_domains::load_text(file).map_err(|findings| Refused { file: file.to_owned(), findings })
 }
 
 fn stop(run_dir: &Path, which: &WhichSwitch) -> Result<ExitCode, Failure> {

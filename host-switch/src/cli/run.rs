@@ -21,8 +21,8 @@ pub(super) struct RunArgs {
 }
 
 pub(super) fn run(run_dir: &Path, args: &RunArgs) -> Result<ExitCode, Failure> {
-    let config = super::load(&args.file)?;
-    match switch::run(&config, run_dir, args.no_huge) {
+    let (config, text) = super::load_text(&args.file)?;
+    match switch::run(&config, text, run_dir, args.no_huge) {
         Ok(()) => Ok(ExitCode::SUCCESS),
         Err(failure @ SwitchError::DpdkOnHugepages(_)) => {
             // Somebody else took the pages between our look and DPDK's grasp. DPDK starts once a process, so

@@ -27,6 +27,16 @@ impl Conduct {
         Self { counts, actions: BTreeMap::new(), watches, since: Instant::now() }
     }
 
+    /// Is judged by these policies from here on; what was seen by those that stay counts.
+    pub fn judge_by(&mut self, policies: Vec<Policy>) {
+        let mut old = std::mem::take(&mut self.watches);
+        let watch = |policy: Policy| match old.iter().position(|watch| *watch.policy() == policy) {
+            Some(stays) => old.swap_remove(stays),
+            None => Watch::new(policy),
+        };
+        self.watches = policies.into_iter().map(watch).collect();
+    }
+
     /// Notes violations.
     pub fn note(&mut self, violation: Violation, count: u64) {
         if count == 0 {
@@ -88,6 +98,19 @@ mod tests {
         assert_eq!(conduct.judge().map(|(action, _)| action), Some(kill));
         assert_eq!(conduct.judge(), None);
         assert_eq!(conduct.actions(), [("detach".to_owned(), 1), ("kill".to_owned(), 1)].into());
+    }
+
+    #[test]
+    fn a_policy_that_stays_goes_on_counting_and_one_that_is_gone_does_nothing() {
+        let (detach, kill) = (Action::Detach { for_s: 1 }, Action::Kill { for_s: 1 });
+        let mut conduct = Conduct::new(vec![policy(kill, 5), policy(detach, 10)]);
+        conduct.note(Violation::WrongEpoch, 9);
+        conduct.judge_by(vec![policy(detach, 10)]);
+        assert_eq!(conduct.judge(), None, "nobody kills any more");
+        conduct.note(Violation::WrongEpoch, 1);
+        assert_eq!(conduct.judge().map(|(action, _)| action), Some(detach));
+        conduct.judge_by(vec![policy(kill, 1)]);
+        assert_eq!(conduct.judge(), None, "what was before it does not count");
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::Receiver;
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -24,6 +24,7 @@ use super::nic::NicView;
 use super::order::{Act, Order, OrderError, Orders};
 use super::owner::Owner;
 use super::peer::Peer;
+use super::policy::Policy;
 use super::protocol::{ClientKind, Reply, Request, Said};
 use super::seqpacket::{self, Received};
 use super::served::{EndpointView, ServedEndpoint};
@@ -68,7 +69,11 @@ pub struct Keeper {
     ending: Arc<AtomicBool>,
     view: Arc<Mutex<View>>,
     orders: Orders,
+    policies: Sender<NewPolicies>,
 }
+
+/// What VMs and processes are judged by from here on, and where to say that they are.
+pub type NewPolicies = (Vec<Policy>, Sender<()>);
 
 impl Keeper {
     /// Listens at `socket` and serves these owners in a thread of its own.
@@ -85,6 +90,7 @@ impl Keeper {
         let ending = Arc::new(AtomicBool::new(false));
         let view = Arc::new(Mutex::new(View::default()));
         let (orders, arriving) = Orders::new();
+        let (policies, new_policies) = channel();
         let room = Room {
             listener,
             accepts_from: None,
@@ -93,6 +99,7 @@ impl Keeper {
             witness,
             clients: Vec::new(),
             orders: arriving,
+            policies: new_policies,
             surveyed: Instant::now(),
             view: Arc::clone(&view),
         };
@@ -101,13 +108,19 @@ impl Keeper {
         let wish = Arc::clone(&ending);
         let thread =
             std::thread::Builder::new().name("netvm-keeper".to_owned()).spawn(move || room.run(&wish))?;
-        Ok(Self { thread, ending, view, orders })
+        Ok(Self { thread, ending, view, orders, policies })
     }
 
     /// Where orders are given.
     #[must_use]
     pub fn orders(&self) -> Orders {
         self.orders.clone()
+    }
+
+    /// Where new policies are given.
+    #[must_use]
+    pub fn policies(&self) -> Sender<NewPolicies> {
+        self.policies.clone()
     }
 
     /// What can be looked at while the keeper works.
@@ -149,6 +162,7 @@ struct Room {
     witness: Witness,
     clients: Vec<Client>,
     orders: Receiver<Order>,
+    policies: Receiver<NewPolicies>,
     /// When the faults were last looked at.
     surveyed: Instant,
     view: Arc<Mutex<View>>,
@@ -186,6 +200,10 @@ impl Room {
             while let Ok(Order { act, name, done }) = self.orders.try_recv() {
                 // Whoever asked may have lost patience.
                 _ = done.send(self.carry_out(act, &name));
+            }
+            while let Ok((policies, done)) = self.policies.try_recv() {
+                self.owners.iter_mut().for_each(|owner| owner.judge_by(&policies));
+                _ = done.send(());
             }
             self.dismiss_silent(now);
             self.show();

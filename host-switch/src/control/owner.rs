@@ -477,6 +477,11 @@ impl Owner {
         self.account.conduct.note(violation, 1);
     }
 
+    /// Is judged by these policies from here on, as far as they are for it.
+    pub fn judge_by(&mut self, policies: &[Policy]) {
+        self.account.conduct.judge_by(Policy::of_owner(policies, &self.name));
+    }
+
     /// Does what a policy wants by now.
     pub fn judge(&mut self, lending: &dyn Lending) {
         let Some((action, cause)) = self.account.conduct.judge() else { return };

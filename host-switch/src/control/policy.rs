@@ -126,6 +126,12 @@ impl Watch {
         Self { window: Window::new(policy.window_s), policy, seen: 0 }
     }
 
+    /// What it watches for.
+    #[must_use]
+    pub fn policy(&self) -> &Policy {
+        &self.policy
+    }
+
     /// Violations have been met.
     pub fn note(&mut self, kind: ViolationKind, count: u64, now_ms: u64) {
         if self.policy.concerns(kind) {

@@ -4,10 +4,13 @@
 
 use std::collections::BTreeMap;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::plan::Difference;
+
 /// State of one switch at one moment. Counters are cumulative since its start.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Status {
     /// Name of the switch.
     pub switch: String,
@@ -38,7 +41,7 @@ pub struct Status {
 }
 
 /// One polling thread.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct LcoreStatus {
     /// Its number within the switch.
     pub id: u16,
@@ -51,7 +54,7 @@ pub struct LcoreStatus {
 }
 
 /// One port.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct PortStatus {
     /// Its name in the config.
     pub name: String,
@@ -88,7 +91,7 @@ pub struct PortStatus {
 }
 
 /// The NIC of an untrusted VM.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct NicStatus {
     /// Whether a QEMU is connected.
     pub connected: bool,
@@ -107,7 +110,7 @@ pub struct NicStatus {
 }
 
 /// One endpoint.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct EndpointStatus {
     /// `owner/service`, with `#n` behind it when an owner has several of one service.
     pub name: String,
@@ -154,7 +157,7 @@ pub struct EndpointStatus {
 }
 
 /// One edge: those of the config in its order, then those to and from the private regions of copied owners.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct EdgeStatus {
     /// The domain that packets leave.
     pub from: String,
@@ -169,7 +172,7 @@ pub struct EdgeStatus {
 }
 
 /// One VM that runs.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct VmStatus {
     /// Its name in the config.
     pub name: String,
@@ -180,7 +183,7 @@ pub struct VmStatus {
 }
 
 /// One VM or process of the config.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct OwnerStatus {
     /// Its name in the config.
     pub name: String,
@@ -208,7 +211,7 @@ pub struct OwnerStatus {
 }
 
 /// Why an owner is kept out.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct OutStatus {
     /// `hand`, `policy` or `memory`.
     pub by: String,
@@ -220,7 +223,7 @@ pub struct OutStatus {
 }
 
 /// The terms of the conservation law for one domain, each counted by its own walk.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct BufferStatus {
     /// Buffers in the region.
     pub total: u64,
@@ -249,7 +252,7 @@ impl BufferStatus {
 }
 
 /// The answer of `GET /v1/audit`: each lcore has walked its own shards.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Audit {
     /// Name of the switch.
     pub switch: String,
@@ -260,7 +263,7 @@ pub struct Audit {
 }
 
 /// One shard.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ShardStatus {
     /// The domain.
     pub domain: String,
@@ -275,8 +278,17 @@ pub struct ShardStatus {
 }
 
 /// The answer to a request that failed.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ApiError {
     /// What went wrong.
     pub error: String,
+    /// Each place where a config breaks a rule: file, line, column, key, rule, got, nearest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub findings: Option<serde_json::Value>,
+    /// What a running switch cannot do, if that is why.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub difference: Option<Difference>,
+    /// Of the running config, if another one was expected.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub generation: Option<u64>,
 }

@@ -4,19 +4,21 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
+use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use dpdk::{DpdkError, Eal};
 use security_domains::Config;
 use shm_ring::endpoint::HostEndpoint;
-use switch_core::ids::{DomainId, PortId};
+use switch_core::ids::{ChainId, DomainId, PortId};
 use vhost_port::notifier::Notifier;
 
 use super::api::{Answers, Api};
 use super::area::{ControlArea, ControlAreaError};
+use super::change::{Adopters, Changes};
 use super::eal;
-use super::keeper::{Keeper, View};
+use super::keeper::{Keeper, NewPolicies, View};
 use super::lending::RunningDatapath;
 use super::nic::{Nic, NicError};
 use super::order::{Act, OrderError, Orders};
@@ -26,12 +28,15 @@ use super::policy::Policy;
 use super::preflight::{self, Device, PreflightError};
 use super::protocol::ClientKind;
 use super::report::Sources;
+use super::request::{Applied, ChangeError, Options, RunningConfig, Wish};
 use super::runtime_dir::{PortClaim, RuntimeDir, RuntimeDirError, claims_root};
 use super::served::ServedEndpoint;
 use super::status::{Audit, OwnerStatus, Status};
 use super::stop::Stop;
 use super::uid::UidBlock;
-use crate::datapath::{Datapath, DatapathError, DatapathSpec, DomainSpec, NicLanes, ShardReport};
+use crate::datapath::{
+    Changed, Datapath, DatapathChange, DatapathError, DatapathSpec, DomainSpec, NicLanes, ShardReport,
+};
 use crate::plan::{Plan, PlanError};
 use crate::region::{LedgerError, LedgerFile, Region, RegionError, ShardMemory, ShardSize};
 
@@ -83,11 +88,11 @@ pub enum SwitchError {
     Conservation(String),
 }
 
-/// Runs a switch until it is told to stop. With `no_huge`, DPDK gets ordinary memory whatever is free.
+/// Runs a switch until it is told to stop. `text` is what the config was read from. With `no_huge`, DPDK gets ordinary memory whatever is free.
 ///
 /// # Errors
 /// If it cannot start, or its buffers do not add up in the end. Nothing is left behind either way.
-pub fn run(config: &Config, run_dir: &Path, no_huge: bool) -> Result<(), SwitchError> {
+pub fn run(config: &Config, text: String, run_dir: &Path, no_huge: bool) -> Result<(), SwitchError> {
     let stop = Stop::default();
     stop.on_signals().map_err(io_error("handle signals"))?;
     let plan = Arc::new(Plan::new(config, random_number()?)?);
@@ -110,11 +115,11 @@ pub fn run(config: &Config, run_dir: &Path, no_huge: bool) -> Result<(), SwitchE
     let lending = Arc::new(RunningDatapath::new(Arc::clone(&datapath), plan.endpoints.len(), stop.clone()));
     let keeper = Keeper::start(&runtime_dir.endpoint_socket(), owners, lending, Box::new(Peer::of))
         .map_err(io_error("serve endpoint.sock"))?;
+    let adopters = RunningSwitch { datapath: Arc::clone(&datapath), policies: keeper.policies() };
     let front = Front {
         name: config.switch.name.clone(),
-        config: serde_json::to_value(config).unwrap_or_default(),
         started: Instant::now(),
-        plan: Arc::clone(&plan),
+        changes: Changes::new(config.clone(), text, Arc::clone(&plan), Box::new(adopters)),
         datapath: Arc::clone(&datapath),
         view: keeper.view(),
         orders: keeper.orders(),
@@ -315,12 +320,37 @@ fn io_error(action: &'static str) -> impl FnOnce(io::Error) -> SwitchError {
     move |source| SwitchError::Io { action, source }
 }
 
+/// Those who carry out a change of the config.
+struct RunningSwitch {
+    datapath: Arc<Datapath>,
+    policies: Sender<NewPolicies>,
+}
+
+impl Adopters for RunningSwitch {
+    fn change(&self, change: DatapathChange) -> Result<Changed, String> {
+        self.datapath.change(change).map_err(|error| error.to_string())
+    }
+
+    fn carried(&self, chains: &[ChainId]) -> Result<Vec<ChainId>, String> {
+        self.datapath.carried(chains).map_err(|error| error.to_string())
+    }
+
+    fn judge_by(&self, policies: &[Policy]) -> Result<(), String> {
+        let (done, is_done) = channel();
+        let gone = |_| OrderError::NoAnswer.to_string();
+        self.policies.send((policies.to_vec(), done)).map_err(|_| OrderError::NoAnswer.to_string())?;
+        is_done.recv_timeout(KEEPER_PATIENCE).map_err(gone)
+    }
+}
+
+/// How long the keeper may take to judge by other policies.
+const KEEPER_PATIENCE: Duration = Duration::from_secs(5);
+
 /// What the API asks.
 struct Front {
     name: String,
-    config: serde_json::Value,
     started: Instant,
-    plan: Arc<Plan>,
+    changes: Changes,
     datapath: Arc<Datapath>,
     view: Arc<Mutex<View>>,
     orders: Orders,
@@ -330,12 +360,14 @@ struct Front {
 
 impl Front {
     fn with_sources<T>(&self, build: impl FnOnce(Sources<'_>) -> T) -> Result<T, String> {
+        // No change is made meanwhile: counters and names are of one config.
+        let running = self.changes.running();
         let counters = self.datapath.counters().map_err(|error| error.to_string())?;
         let shards = self.datapath.audit().map_err(|error| error.to_string())?;
         let view = self.view.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let nf_counters: Vec<_> = self.words.iter().map(HostEndpoint::counters).collect();
         Ok(build(Sources {
-            plan: &self.plan,
+            plan: &running.plan,
             counters: &counters,
             shards: &shards,
             view: &view,
@@ -357,7 +389,15 @@ impl Answers for Front {
     }
 
     fn config(&self) -> serde_json::Value {
-        self.config.clone()
+        serde_json::to_value(&self.changes.running().config).unwrap_or_default()
+    }
+
+    fn text(&self) -> RunningConfig {
+        self.changes.text()
+    }
+
+    fn change(&self, wish: &Wish, options: Options) -> Result<Applied, ChangeError> {
+        self.changes.apply(wish, options)
     }
 
     fn order(&self, act: Act, name: &str) -> Result<OwnerStatus, OrderError> {

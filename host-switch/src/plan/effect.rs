@@ -1,11 +1,12 @@
 //! What a difference between two configs takes: a running switch can do it, or it has to be started anew, and why.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::objects::Kind;
 
 /// What it takes.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "takes", content = "because", rename_all = "lowercase")]
 pub enum Effect {
     /// The running switch does it.
