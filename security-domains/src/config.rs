@@ -25,7 +25,7 @@ use crate::service::Service;
 use crate::source::Source;
 use crate::switch::Switch;
 use crate::vm::Vm;
-use crate::{access, domain, nf_settings};
+use crate::{access, domain, nf_settings, passage};
 
 /// A checked configuration. Ids are positions in these lists, which are in file order.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -40,7 +40,7 @@ pub struct Config {
     pub ports: Vec<Port>,
     /// Named roles.
     pub services: Vec<Service>,
-    /// Services in order.
+    /// Services in order: those of the file, then what packets take that come out of an untrusted VM in a path.
     pub chains: Vec<Chain>,
     /// Which packets take another chain; the first match wins.
     pub rules: Vec<Rule>,
@@ -203,7 +203,8 @@ fn read_tables(scope: &Scope<'_>, path: &Path) -> Option<Config> {
         .map(|(id, (cursor, name))| Service::read(cursor, ServiceId(id), name, scope)));
     let chains = all((0..)
         .zip(scope.chains.iter())
-        .map(|(id, (cursor, name))| Chain::read(cursor, ChainId(id), name, scope)));
+        .map(|(id, (cursor, name))| Chain::read(cursor, ChainId(id), name, scope)))
+    .map(passage::in_order);
     let rules = all(scope.rules.iter().map(|cursor| Rule::read(cursor, scope)));
     let edges = all(scope.edges.iter().map(|cursor| Edge::read(cursor, scope)));
     let policies = all(scope.policies.iter().map(|cursor| Policy::read(cursor, scope)));

@@ -287,11 +287,6 @@ impl<'d> Cursor<'d> {
         names.find(self.spelt(key)?)
     }
 
-    /// The id that the first name in a list stands for. No finding.
-    pub(crate) fn peek_first_reference(&self, key: &Key, names: &NameTable) -> Option<u16> {
-        names.find(self.item(key)?.as_array()?.get(0)?.as_str()?)
-    }
-
     /// Whether the list is there and empty. No finding.
     pub(crate) fn is_empty_list(&self, key: &Key) -> bool {
         self.item(key).and_then(Item::as_array).is_some_and(toml_edit::Array::is_empty)
@@ -304,6 +299,12 @@ impl<'d> Cursor<'d> {
             .map(|list| list.iter().map(|value| names.find(value.as_str()?)).collect())
             .unwrap_or_default();
         ids.unwrap_or_default()
+    }
+
+    /// The values of a list that are strings, legal or not. No finding.
+    pub(crate) fn peek_texts(&self, key: &Key) -> Vec<Option<&'d str>> {
+        let list = self.item(key).and_then(Item::as_array);
+        list.map(|list| list.iter().map(Value::as_str).collect()).unwrap_or_default()
     }
 
     /// The string of a key, legal or not; no finding if there is none.

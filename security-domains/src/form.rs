@@ -44,6 +44,8 @@ pub enum Form {
     Word(&'static [&'static str]),
     /// The name of one of these nouns.
     Reference(&'static [&'static str]),
+    /// A hop of a path: the name of a service, or two NICs of an untrusted VM.
+    Hop,
     /// A list.
     List {
         /// The form of each value.
@@ -149,6 +151,7 @@ impl Form {
             Self::Number(number) => number.rule(),
             Self::Word(words) => format!("must be {}", quoted_choice(words)),
             Self::Reference(nouns) => format!("must be the name of a {}", nouns.join(" or ")),
+            Self::Hop => String::from("must be the name of a service, or vm.in>out through an untrusted VM"),
             Self::List { of, min, max } => {
                 let each = of.rule();
                 format!("must be a list of {} values, each {}", counts(*min, *max), strip_must_be(&each))

@@ -26,7 +26,7 @@ ids! {
     PortId
     /// A service, by its position among `[[service]]`.
     ServiceId
-    /// A chain, by its position among `[[chain]]`.
+    /// A chain, by its position among `[[chain]]` with the parts of paths behind untrusted VMs after them.
     ChainId
     /// A VM, by its position among `[[vm]]`.
     VmId

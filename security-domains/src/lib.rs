@@ -32,6 +32,7 @@ mod nearest;
 mod need;
 mod nf_settings;
 mod nic;
+mod passage;
 mod policy;
 mod port;
 mod prefix;

@@ -7,11 +7,11 @@ use serde::Serialize;
 use crate::cursor::{Cursor, quoted};
 use crate::finding::Kind;
 use crate::form::{Form, NAME_BYTES_MAX, Number};
-use crate::ids::{PortId, VmId};
+use crate::ids::{ChainId, PortId, VmId};
 use crate::key::{Key, Presence, Table};
 use crate::mac::Mac;
 use crate::names::NAME;
-use crate::port::{CHAIN, Device, MTU, Port, read_chain, read_mtu};
+use crate::port::{self, Device, MTU, Port, read_mtu};
 use crate::scope::Scope;
 use crate::word::words;
 
@@ -24,6 +24,12 @@ const MAC: Key = Key {
     form: Form::Text("a unicast MAC address like 02:00:00:00:00:01"),
     presence: Presence::Optional,
     doc: "Its address; left out, one is derived from the names of switch, VM and NIC.",
+};
+const CHAIN: Key = Key {
+    name: port::CHAIN.name,
+    form: port::CHAIN.form,
+    presence: Presence::Optional,
+    doc: "The chain of what the guest sends and no rule is for; left out where a path says how that goes on (`vm.in>out`).",
 };
 const QUEUE_PAIRS: Key = Key {
     name: "queue_pairs",
@@ -134,6 +140,24 @@ pub(crate) fn read(
         rx_slots: rx_slots?,
         tx_slots: tx_slots?,
     })
+}
+
+/// Where packets go on: in the chain that is named, or as the path says in which they come out here.
+fn read_chain(cursor: &Cursor<'_>, id: PortId, scope: &Scope<'_>) -> Option<ChainId> {
+    let Some(passage) = scope.passages.iter().find(|passage| passage.exit == id) else {
+        // A path that is misspelt may be the one that comes out here.
+        if !cursor.has(&CHAIN) && !scope.passages_resolve {
+            return None;
+        }
+        return port::read_chain(cursor, id, scope);
+    };
+    if cursor.has(&CHAIN) {
+        let chain = scope.chains.names.name(passage.chain.index()).unwrap_or_default();
+        let rule = format!("must be left out: what comes out here goes on in chain {chain}");
+        cursor.refuse(&CHAIN, Kind::Conflict, rule, Vec::new());
+        return None;
+    }
+    Some(passage.rest)
 }
 
 /// The name of the port. Control areas hold names of ports, so the parts share what one name may have.

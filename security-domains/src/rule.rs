@@ -8,7 +8,6 @@ use crate::flow::{DMAC, DPORT, DST, Flows, PROTO, SMAC, SPORT, SRC, VLAN};
 use crate::form::Form;
 use crate::ids::{ChainId, PortId, ServiceId};
 use crate::key::{Key, Presence, Table};
-use crate::port;
 use crate::scope::Scope;
 
 const PORT: Key = Key {
@@ -82,9 +81,7 @@ fn read_action(cursor: &Cursor<'_>, scope: &Scope<'_>, port: Option<PortId>) -> 
         (true, false) => {}
         // The port's own chain, which is checked where the port is read.
         (false, false) if cursor.has(&OBSERVE) => {
-            let chain =
-                scope.ports.cursors[port?.index()].peek_reference(&port::CHAIN, &scope.chains.names)?;
-            return Some(RuleAction::Chain(ChainId(chain)));
+            return scope.chain_at(port?).map(RuleAction::Chain);
         }
         (both, _) => {
             let got = if both { "both" } else { "neither" };

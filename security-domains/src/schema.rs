@@ -69,6 +69,10 @@ fn form(form: &Form) -> Value {
                 if nouns.contains(&"port") { "^[a-z0-9-]+([.][a-z0-9-]+)?$" } else { "^[a-z0-9-]+$" };
             json!({ "type": "string", "pattern": pattern, "maxLength": NAME_BYTES_MAX })
         }
+        Form::Hop => {
+            let pattern = "^[a-z0-9-]+([.][a-z0-9-]+>[a-z0-9-]+)?$";
+            json!({ "type": "string", "pattern": pattern, "maxLength": 2 * NAME_BYTES_MAX + 1 })
+        }
         Form::Text(_) => json!({ "type": "string" }),
         Form::Flag => json!({ "type": "boolean" }),
         Form::Number(number) => self::number(number),

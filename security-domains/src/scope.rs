@@ -10,6 +10,7 @@ use crate::ids::{ChainId, DomainId, PortId, ServiceId, VmId};
 use crate::key::{Key, Presence, Table};
 use crate::names::{NameSpace, NameTable};
 use crate::nic::NicPlace;
+use crate::passage::{self, Passage};
 use crate::{chain, edge, endpoint, policy, port, process, rule, service, switch, vm};
 
 macro_rules! tables {
@@ -107,6 +108,10 @@ pub(crate) struct Scope<'d> {
     pub(crate) process_tables: Vec<OwnerTables<'d>>,
     /// The NICs of VMs, which are the last of the ports.
     pub(crate) nics: Vec<NicPlace>,
+    /// The hops of paths that lead through untrusted VMs.
+    pub(crate) passages: Vec<Passage>,
+    /// Whether that is all of them.
+    pub(crate) passages_resolve: bool,
     /// Domains of each port, the one for unmatched packets first; none where they are not known.
     pub(crate) port_domains: Vec<Vec<DomainId>>,
     /// From which domain into which one an edge is drawn.
@@ -132,7 +137,11 @@ impl<'d> Scope<'d> {
         let vms = Named::gather(root, &VM, &mut owners);
         let processes = Named::gather(root, &PROCESS, &mut owners);
 
+        let declared = ports.cursors.len();
         let nics = gather_nics(&vms, &mut ports);
+        let passages = passage::gather(&chains, &ports, declared);
+        let hops = chains.cursors.iter().flat_map(|cursor| cursor.peek_texts(&chain::PATH)).flatten();
+        let passages_resolve = hops.filter(|text| passage::is_passage(text)).count() == passages.len();
         let vm_tables = owner_tables(&vms, &vm::ENDPOINT, &domains);
         let process_tables = owner_tables(&processes, &process::ENDPOINT, &domains);
         refuse_too_many_endpoints(&vm_tables, &process_tables);
@@ -150,8 +159,11 @@ impl<'d> Scope<'d> {
                 let egress = cursor.peek_reference(&chain::EGRESS, &ports.names)?;
                 return port_domains[usize::from(egress)].first().copied();
             }
-            let first = cursor.peek_first_reference(&chain::PATH, &services.names)?;
-            service_homes[usize::from(first)].as_ref()?.domain
+            let first = (*cursor.peek_texts(&chain::PATH).first()?)?;
+            if let Some((entry, _)) = first.split_once(passage::THROUGH) {
+                return port_domains[usize::from(ports.names.find(entry)?)].first().copied();
+            }
+            service_homes[usize::from(services.names.find(first)?)].as_ref()?.domain
         };
         let chain_domains = chains.cursors.iter().map(chain_domain).collect();
         let endpoints_resolve = vm_tables
@@ -173,12 +185,26 @@ impl<'d> Scope<'d> {
             vm_tables,
             process_tables,
             nics,
+            passages,
+            passages_resolve,
             port_domains,
             edge_domains,
             chain_domains,
             service_homes,
             endpoints_resolve,
         }
+    }
+
+    /// The chain of packets that enter by a port and match no rule, if the file names one that there is.
+    pub(crate) fn chain_at(&self, port: PortId) -> Option<ChainId> {
+        let passage = self.passages.iter().find(|passage| passage.exit == port);
+        let named = || self.ports.cursors[port.index()].peek_reference(&port::CHAIN, &self.chains.names);
+        passage.map(|passage| passage.rest).or_else(|| named().map(ChainId))
+    }
+
+    /// The names of all NICs of VMs.
+    pub(crate) fn nic_names(&self) -> impl Iterator<Item = &str> {
+        self.nics.iter().filter_map(|nic| self.ports.names.name(nic.port.index()))
     }
 
     /// Domain of a service, where it is known.
@@ -252,12 +278,21 @@ impl<'d> Scope<'d> {
     /// its egress if all do. Each with the name of the service and its domains.
     fn entries_of(&self, chain: ChainId) -> Vec<(Option<&str>, Vec<DomainId>)> {
         let cursor = &self.chains.cursors[chain.index()];
-        let path = cursor.peek_references(&chain::PATH, &self.services.names);
+        let path = cursor.peek_texts(&chain::PATH);
         let mut entries = Vec::new();
         if path.is_empty() && !cursor.is_empty_list(&chain::PATH) {
             return entries;
         }
-        for service in path {
+        for text in path {
+            let text = text.unwrap_or_default();
+            // Nobody skips an untrusted VM.
+            if let Some((entry, _)) = text.split_once(passage::THROUGH) {
+                let port =
+                    self.ports.names.find(entry).map(|port| self.port_domains[usize::from(port)].clone());
+                entries.extend(port.map(|domains| (None, domains)));
+                return entries;
+            }
+            let Some(service) = self.services.names.find(text) else { return Vec::new() };
             let name = self.services.names.name(usize::from(service));
             entries.push((name, self.service_domain(service).into_iter().collect()));
             if !self.fails_open(service) {

@@ -15,12 +15,10 @@ use crate::{BOOT_LIMIT, TRANSFER_LIMIT, UPLINK, assert_downloads, start, vm_orde
 /// Huge pages for both guests, with 128 MiB each, and for the switch.
 const HUGEPAGES: u64 = 96 + 2 * 64;
 
-/// A router between two NICs, and a server behind it; packets pass a trusted service before, between and behind.
-const CHAINS: [(&str, &[&str], &str); 4] = [
-    ("in", &["forwarder"], "nat0.in"),
-    ("beyond", &["forwarder"], "web0.eth0"),
-    ("back", &["forwarder"], "nat0.out"),
-    ("out", &["forwarder"], "uplink"),
+/// Through a router to a server and back; packets pass a trusted service on both sides of the router.
+const CHAINS: [(&str, &[&str], &str); 2] = [
+    ("in", &["forwarder", "nat0.in>out", "forwarder"], "web0.eth0"),
+    ("back", &["forwarder", "nat0.out>in", "forwarder"], "uplink"),
 ];
 
 /// The router: its memory is a sealed file of huge pages.
@@ -62,16 +60,15 @@ fn guests_in_huge_pages_route_and_serve_between_trusted_services() {
     let payload = Payload::write(&scene.dir, "payload.bin", 4 << 20, 3).unwrap();
     let upload = Payload::write(&scene.dir, "upload.bin", 4 << 20, 5).unwrap();
     let _http = HttpServer::start(&host, &scene.dir, &scene.dir, &scene.journal).unwrap();
-    let nic = |name, chain, keys| config::nic(name, chain, keys);
     let mut text = vec![SWITCH_AND_DOMAIN.to_owned(), UPLINK.to_owned()];
     text.push(config::service("forwarder", ""));
     text.extend(CHAINS.map(|(name, path, egress)| config::chain(name, path, egress)));
     text.push(config::process("fwd0", "forwarder", ""));
-    let router_nics = [nic("in", "out", ""), nic("out", "beyond", "")].concat();
-    text.push(vm(&scene, "nat0", ROUTER, "guest_memory = \"hugetlb-memfd\"", &router_nics));
+    let router_nics = "\n[[vm.nic]]\nname = \"in\"\n[[vm.nic]]\nname = \"out\"\n";
+    text.push(vm(&scene, "nat0", ROUTER, "guest_memory = \"hugetlb-memfd\"", router_nics));
     let keys =
         "guest_memory = \"DIR/huge/web0\"\naccept_unsealed_memory = true\nkernel_args = \"netvm.httpd\"";
-    text.push(vm(&scene, "web0", SERVER, keys, &nic("eth0", "back", "offloads = true")));
+    text.push(vm(&scene, "web0", SERVER, keys, &config::nic("eth0", "back", "offloads = true")));
     let mut switch = scene.switch(&text.concat());
     let _forwarder = switch.start_process("fwd0", "forwarder", &[]).unwrap();
     let vms = ["nat0", "web0"].map(|vm| start(&scene, &mut switch, vm));
