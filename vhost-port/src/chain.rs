@@ -6,7 +6,7 @@
 
 use std::ptr::NonNull;
 
-use crate::guest_bytes::{LINE_BYTES, prefetch, prefetch_to_write};
+use crate::guest_bytes::{LINE_BYTES, ends_its_line, prefetch, prefetch_to_write};
 use crate::indirect::IndirectTable;
 use crate::memory::{GuestMemory, Window};
 use crate::ring_fault::RingFault;
@@ -47,10 +47,16 @@ impl Direction {
     /// Starts to fetch the first two lines of a buffer.
     #[inline(always)]
     fn prefetch(self, at: NonNull<u8>) {
-        let lines = [at.as_ptr(), at.as_ptr().wrapping_add(LINE_BYTES)];
+        let (at, next) = (at.as_ptr(), at.as_ptr().wrapping_add(LINE_BYTES));
         match self {
-            Self::FromGuest => lines.iter().for_each(|line| prefetch(*line)),
-            Self::ToGuest => lines.iter().for_each(|line| prefetch_to_write(*line)),
+            Self::FromGuest => prefetch(at),
+            // A line of its own for the header is read first, and often left as it is: see `store_header_if_new`.
+            Self::ToGuest if ends_its_line(at) => prefetch(at),
+            Self::ToGuest => prefetch_to_write(at),
+        }
+        match self {
+            Self::FromGuest => prefetch(next),
+            Self::ToGuest => prefetch_to_write(next),
         }
     }
 }

@@ -13,6 +13,8 @@ use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 
 /// A cache line.
 pub(crate) const LINE_BYTES: usize = 64;
+/// An offload header.
+const HEADER_BYTES: usize = 12;
 /// Up to this many bytes, a copy is made in place; beyond it the C library's, which knows the machine, is faster.
 const INLINE_BYTES_MAX: usize = 256;
 
@@ -76,12 +78,34 @@ pub(crate) unsafe fn load_header(at: NonNull<u8>) -> (u64, u32) {
 /// # Safety
 /// As [`load_header`].
 #[inline(always)]
-pub(crate) unsafe fn store_header(at: NonNull<u8>, low: u64, high: u32) {
+unsafe fn store_header(at: NonNull<u8>, low: u64, high: u32) {
     // SAFETY: the caller promises the place. Stores need no alignment.
     unsafe {
         std::arch::asm!("mov [{at}], {low}", "mov [{at} + 8], {high:e}", at = in(reg) at.as_ptr(),
             low = in(reg) low, high = in(reg) high, options(nostack, preserves_flags));
     }
+}
+
+/// Whether a header here is the last of its cache line: what comes behind begins the next.
+#[inline(always)]
+pub(crate) fn ends_its_line(header: *const u8) -> bool {
+    header.addr() % LINE_BYTES == LINE_BYTES - HEADER_BYTES
+}
+
+/// Writes the 12 bytes of an offload header, unless they are in memory already and in a line of their own: drivers
+/// that keep their buffers have the same there each time, and a line that nobody writes stays in both caches. Who
+/// changes it meanwhile has changed its own.
+///
+/// # Safety
+/// As [`load_header`].
+#[inline(always)]
+pub(crate) unsafe fn store_header_if_new(at: NonNull<u8>, low: u64, high: u32) {
+    // SAFETY: the caller's promises.
+    if ends_its_line(at.as_ptr()) && unsafe { load_header(at) } == (low, high) {
+        return;
+    }
+    // SAFETY: the caller's promises.
+    unsafe { store_header(at, low, high) };
 }
 
 /// Copies bytes from or to guest memory, each byte once but for the seams of wide instructions.
@@ -278,5 +302,27 @@ mod tests {
         // SAFETY: as above.
         unsafe { store_header(at, 0, 0) };
         assert_eq!(bytes, [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 13, 14, 15]);
+    }
+
+    #[test]
+    fn a_header_in_a_line_of_its_own_is_written_if_any_byte_of_it_differs() {
+        #[repr(align(64))]
+        struct Lines([u8; 2 * LINE_BYTES]);
+        let mut lines = Lines([0xee; 2 * LINE_BYTES]);
+        let header = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12_u8];
+        let (low, high) = (0x0807_0605_0403_0201, 0x0c0b_0a09);
+        for start in [LINE_BYTES - HEADER_BYTES, LINE_BYTES - HEADER_BYTES - 1, LINE_BYTES - 1, LINE_BYTES] {
+            let at = NonNull::from(&mut lines.0[start]);
+            assert_eq!(ends_its_line(at.as_ptr()), start == LINE_BYTES - HEADER_BYTES);
+            for differs in 0..=HEADER_BYTES {
+                lines.0[start..start + HEADER_BYTES].copy_from_slice(&header);
+                if let Some(byte) = lines.0[start..start + HEADER_BYTES].get_mut(differs) {
+                    *byte ^= 0x80;
+                }
+                // SAFETY: 12 bytes from there are inside the two lines.
+                unsafe { store_header_if_new(at, low, high) };
+                assert_eq!(lines.0[start..start + HEADER_BYTES], header);
+            }
+        }
     }
 }

@@ -234,7 +234,7 @@ fn fill_one(chain: &Chain, frame: &Frame<'_>, words: (u64, u32)) -> bool {
     }
     let (low, high) = (words.0, header::with_buffers(words.1, 1));
     // SAFETY: the segment is translated and stays mapped, and holds header and frame (above).
-    unsafe { guest_bytes::store_header(only.at, low, high) };
+    unsafe { guest_bytes::store_header_if_new(only.at, low, high) };
     // SAFETY: as above.
     let to = unsafe { only.at.add(HEADER_BYTES as usize) };
     // SAFETY: as above. The source is mapped (`Segment`), and no piece of it lies in a guest's own memory.
