@@ -10,18 +10,18 @@
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{ChildStdin, ChildStdout, Command, Stdio};
 
-use lab::child::{run, run_command};
 use lab::error::LabError;
 use lab::hugepages;
-use lab::journal::{Change, Journal};
+use lab::journal::Journal;
 
 use crate::error::BenchError;
-use crate::machine::{Machine, disturbance};
+use crate::machine::disturbance;
 use crate::report::Report;
 use crate::sample::{Row, ratio_of_pairs};
+use crate::scenario;
 
 /// The program with `rte_hash`, relative to the checkout.
 const SOURCE: &str = "bench/c/flow-hash.c";
@@ -68,22 +68,12 @@ const CASES: [Case; 3] = [
 /// # Errors
 /// If something cannot be built or started, or the two tables did not do the same work.
 pub fn run_scenario(options: &Options) -> Result<(), BenchError> {
-    let journal = Journal::open("bench")?;
-    journal.undo_on_signal()?;
-    let report = measure(options, &journal);
-    for problem in journal.undo_all() {
-        eprintln!("warning: {problem}");
-    }
-    report?.print(options.json);
-    Ok(())
+    scenario::run(options.json, |folder, journal| measure(options, folder, journal))
 }
 
-fn measure(options: &Options, journal: &Journal) -> Result<Report, BenchError> {
-    let folder = PathBuf::from(format!("/run/netvm-lab/bench-{}", std::process::id()));
-    journal.note(Change::Directory(folder.clone()))?;
-    std::fs::create_dir_all(&folder).map_err(LabError::file("make", &folder))?;
+fn measure(options: &Options, folder: &Path, journal: &Journal) -> Result<Report, BenchError> {
     hugepages::ensure_free(HUGEPAGES, journal)?;
-    let peer = compile(&folder)?;
+    let peer = scenario::compile_with_dpdk(SOURCE, folder.join("flow-hash"), &[])?;
     let ours = std::env::current_exe().map_err(LabError::file("find", "/proc/self/exe"))?;
     let (mut rows, mut ratios, mut disturbed) = (Vec::new(), BTreeMap::new(), disturbance());
     for case in CASES {
@@ -100,25 +90,7 @@ fn measure(options: &Options, journal: &Journal) -> Result<Report, BenchError> {
         rows.extend([ours.end(case)?, peer.end(case)?]);
         rows.push(Row { name: format!("{}/by_window", case.ratio), ..ratio });
     }
-    Ok(Report {
-        scenario: "flows",
-        rows,
-        ratios,
-        noisy: disturbed > 0.02,
-        disturbance: disturbed,
-        machine: Machine::look(),
-        not_controlled: "clock frequency, other guests of the same host, memory placement",
-    })
-}
-
-fn compile(folder: &Path) -> Result<PathBuf, BenchError> {
-    let flags = run("pkg-config", &["--cflags", "--libs", "libdpdk"])?;
-    let flags = String::from_utf8_lossy(&flags.stdout).into_owned();
-    let program = folder.join("flow-hash");
-    let mut command = Command::new("cc");
-    command.args(["-O3", "-march=native", "-o"]).arg(&program).arg(SOURCE).args(flags.split_whitespace());
-    run_command(command)?;
-    Ok(program)
+    Ok(Report::of("flows", rows, ratios, disturbed))
 }
 
 /// One of the two programs, and what it has measured.

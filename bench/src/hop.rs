@@ -10,22 +10,22 @@
 //! median of these pairs is reported: the ratio of the medians could set a near window against a far one.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use lab::artifacts::Artifacts;
 use lab::child::Child;
-use lab::error::LabError;
 use lab::hugepages;
-use lab::journal::{Change, Journal};
+use lab::journal::Journal;
 use lab::switch::Switch;
 use rustix::process::Signal;
 
 use crate::error::BenchError;
-use crate::machine::{Machine, disturbance};
+use crate::machine::disturbance;
 use crate::raw::{Shape, Yardstick};
 use crate::report::Report;
 use crate::sample::{Row, ratio_of_pairs};
+use crate::scenario;
 
 /// The switch's config.
 const CONFIG: &str = "bench/scenarios/hop.toml";
@@ -54,31 +54,23 @@ pub struct Options {
 /// # Errors
 /// If something cannot be built or started, or the yardstick is invalid.
 pub fn run(options: &Options) -> Result<(), BenchError> {
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    if cores < 2 {
-        return Err(BenchError::Cores(cores));
-    }
+    scenario::need_two_cores()?;
     let artifacts = Artifacts::from_env()?;
-    let journal = Journal::open("bench")?;
-    journal.undo_on_signal()?;
-    let report = measure(options, &artifacts, &journal);
-    for problem in journal.undo_all() {
-        eprintln!("warning: {problem}");
-    }
-    report?.print(options.json);
-    Ok(())
+    scenario::run(options.json, |folder, journal| measure(options, &artifacts, folder, journal))
 }
 
-fn measure(options: &Options, artifacts: &Artifacts, journal: &Journal) -> Result<Report, BenchError> {
-    let folder = PathBuf::from(format!("/run/netvm-lab/bench-{}", std::process::id()));
-    journal.note(Change::Directory(folder.clone()))?;
-    std::fs::create_dir_all(&folder).map_err(LabError::file("make", &folder))?;
+fn measure(
+    options: &Options,
+    artifacts: &Artifacts,
+    folder: &Path,
+    journal: &Journal,
+) -> Result<Report, BenchError> {
     hugepages::ensure_free(192, journal)?;
     let shape =
         Shape { ring_slots: 512, buffers: 1024, stride_bytes: 2368, burst: 32, window_ms: options.window_ms };
-    let yardsticks = [Yardstick::bare(&folder)?, Yardstick::rte_ring(&folder)?];
+    let yardsticks = [Yardstick::bare(folder)?, Yardstick::rte_ring(folder)?];
     let mut disturbed = disturbance();
-    let mut scene = Scene::set(artifacts, &folder, journal)?;
+    let mut scene = Scene::set(artifacts, folder, journal)?;
     let (mut hop, mut bare, mut rte) = (Vec::new(), Vec::new(), Vec::new());
     for at in 0..options.windows {
         eprintln!("window {} of {}", at + 1, options.windows);
@@ -109,15 +101,7 @@ fn report(hop: Vec<f64>, bare: Vec<f64>, rte: Vec<f64>, disturbed: f64) -> Resul
         Row::of("ring/rte_ring/burst_32/64B", "Mpps", rte),
         Row { name: "hop_to_raw/by_window".to_owned(), ..hop_to_raw },
     ];
-    Ok(Report {
-        scenario: "hop",
-        rows,
-        ratios,
-        noisy: disturbed > 0.02,
-        disturbance: disturbed,
-        machine: Machine::look(),
-        not_controlled: "clock frequency, other guests of the same host, memory placement",
-    })
+    Ok(Report::of("hop", rows, ratios, disturbed))
 }
 
 /// The running switch and its NF.

@@ -9,6 +9,7 @@ mod machine;
 mod raw;
 mod report;
 mod sample;
+mod scenario;
 mod untrusted;
 
 use std::process::ExitCode;

@@ -3,9 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use lab::child::{run, run_command};
+use lab::child::run_command;
 
 use crate::error::BenchError;
+use crate::scenario;
 
 /// Where this crate's C sources lie, relative to the checkout.
 const SOURCE: &str = "bench/c/raw-ring.c";
@@ -38,7 +39,8 @@ impl Yardstick {
     /// # Errors
     /// If the compiler refuses.
     pub fn bare(folder: &Path) -> Result<Self, BenchError> {
-        Self::compile("raw-ring", folder, &[])
+        let name = "raw-ring";
+        Ok(Self { name, program: scenario::compile(SOURCE, folder.join(name), &["-lpthread"])? })
     }
 
     /// Compiles the same work over `rte_ring`.
@@ -46,19 +48,8 @@ impl Yardstick {
     /// # Errors
     /// If the compiler refuses.
     pub fn rte_ring(folder: &Path) -> Result<Self, BenchError> {
-        let flags = run("pkg-config", &["--cflags", "--libs", "libdpdk"])?;
-        let flags = String::from_utf8_lossy(&flags.stdout).into_owned();
-        let mut all = vec!["-DRTE_RING"];
-        all.extend(flags.split_whitespace());
-        Self::compile("rte-ring", folder, &all)
-    }
-
-    fn compile(name: &'static str, folder: &Path, flags: &[&str]) -> Result<Self, BenchError> {
-        let program = folder.join(name);
-        let mut command = Command::new("cc");
-        command.args(["-O3", "-march=native", "-o"]).arg(&program).arg(SOURCE).args(flags).arg("-lpthread");
-        run_command(command)?;
-        Ok(Self { name, program })
+        let (name, flags) = ("rte-ring", ["-DRTE_RING", "-lpthread"]);
+        Ok(Self { name, program: scenario::compile_with_dpdk(SOURCE, folder.join(name), &flags)? })
     }
 
     /// Packets per second in one window, producer on `cpus.0`, consumer on `cpus.1`.

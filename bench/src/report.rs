@@ -27,6 +27,25 @@ pub struct Report {
 }
 
 impl Report {
+    /// What a scenario has measured; `disturbance` is the largest that was seen.
+    #[must_use]
+    pub fn of(
+        scenario: &'static str,
+        rows: Vec<Row>,
+        ratios: BTreeMap<&'static str, f64>,
+        disturbance: f64,
+    ) -> Self {
+        Self {
+            scenario,
+            rows,
+            ratios,
+            noisy: disturbance > 0.02,
+            disturbance,
+            machine: Machine::look(),
+            not_controlled: "clock frequency, other guests of the same host, memory placement",
+        }
+    }
+
     /// Prints the table, and with `json` the object as the last line.
     pub fn print(&self, json: bool) {
         println!("{:<32} {:>9} {:>9} {:>9}  {:>19}  unit", "", "median", "min", "max", "95 % interval");

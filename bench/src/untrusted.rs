@@ -10,21 +10,22 @@
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use lab::child::{Child, run, run_command};
+use lab::child::Child;
 use lab::error::LabError;
 use lab::hugepages;
-use lab::journal::{Change, Journal};
+use lab::journal::Journal;
 use rustix::process::Signal;
 
 use crate::backend::Direction;
 use crate::error::BenchError;
-use crate::machine::{Machine, disturbance};
+use crate::machine::disturbance;
 use crate::report::Report;
 use crate::sample::{Row, ratio_of_pairs};
+use crate::scenario;
 
 /// DPDK's backend, relative to the checkout.
 const SOURCE: &str = "bench/c/vhost-backend.c";
@@ -84,32 +85,19 @@ impl Case {
 /// # Errors
 /// If something cannot be built or started, or the two backends did not agree on the same with their guests.
 pub fn run_scenario(options: &Options) -> Result<(), BenchError> {
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    if cores < 2 {
-        return Err(BenchError::Cores(cores));
-    }
-    let journal = Journal::open("bench")?;
-    journal.undo_on_signal()?;
-    let report = measure(options, &journal);
-    for problem in journal.undo_all() {
-        eprintln!("warning: {problem}");
-    }
-    report?.print(options.json);
-    Ok(())
+    scenario::need_two_cores()?;
+    scenario::run(options.json, |folder, journal| measure(options, folder, journal))
 }
 
-fn measure(options: &Options, journal: &Journal) -> Result<Report, BenchError> {
-    let folder = PathBuf::from(format!("/run/netvm-lab/bench-{}", std::process::id()));
-    journal.note(Change::Directory(folder.clone()))?;
-    std::fs::create_dir_all(&folder).map_err(LabError::file("make", &folder))?;
+fn measure(options: &Options, folder: &Path, journal: &Journal) -> Result<Report, BenchError> {
     hugepages::ensure_free(HUGEPAGES, journal)?;
-    let peer = compile(&folder)?;
+    let peer = scenario::compile_with_dpdk(SOURCE, folder.join("vhost-backend"), &[])?;
     let ours = std::env::current_exe().map_err(LabError::file("find", "/proc/self/exe"))?;
     let (mut rows, mut ratios, mut disturbed) = (Vec::new(), BTreeMap::new(), disturbance());
     for case in CASES {
         let mut sides = [
-            Side::start("ours", Command::new(&ours), &["backend"], case, &folder, journal)?,
-            Side::start("librte_vhost", Command::new(&peer), &[], case, &folder, journal)?,
+            Side::start("ours", Command::new(&ours), &["backend"], case, folder, journal)?,
+            Side::start("librte_vhost", Command::new(&peer), &[], case, folder, journal)?,
         ];
         check_features(&sides)?;
         for at in 0..options.windows {
@@ -127,25 +115,7 @@ fn measure(options: &Options, journal: &Journal) -> Result<Report, BenchError> {
         rows.extend(peer.rows(case));
         rows.push(Row { name: format!("{}/by_window", case.ratio), ..ratio });
     }
-    Ok(Report {
-        scenario: "untrusted",
-        rows,
-        ratios,
-        noisy: disturbed > 0.02,
-        disturbance: disturbed,
-        machine: Machine::look(),
-        not_controlled: "clock frequency, other guests of the same host, memory placement",
-    })
-}
-
-fn compile(folder: &Path) -> Result<PathBuf, BenchError> {
-    let flags = run("pkg-config", &["--cflags", "--libs", "libdpdk"])?;
-    let flags = String::from_utf8_lossy(&flags.stdout).into_owned();
-    let program = folder.join("vhost-backend");
-    let mut command = Command::new("cc");
-    command.args(["-O3", "-march=native", "-o"]).arg(&program).arg(SOURCE).args(flags.split_whitespace());
-    run_command(command)?;
-    Ok(program)
+    Ok(Report::of("untrusted", rows, ratios, disturbed))
 }
 
 fn check_features(sides: &[Side]) -> Result<(), BenchError> {
