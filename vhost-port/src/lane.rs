@@ -166,6 +166,9 @@ impl Lane {
         if burst.frames > 0 {
             self.counters.count_to_guest(burst.frames as u64, burst.bytes);
         }
+        if burst.has_broken {
+            self.find_receiving();
+        }
         burst.frames
     }
 
@@ -185,6 +188,7 @@ impl Lane {
         let done = queue.way.put(&mut work, frames, &mut dealt_with);
         queue.notify(burst, counters);
         if let Err(fault) = done {
+            burst.has_broken = true;
             self.break_receive(at, fault, frames.len() - dealt_with);
         }
     }
@@ -193,9 +197,9 @@ impl Lane {
     #[inline(never)]
     fn spread(&mut self, frames: &[Frame<'_>], burst: &mut Burst) {
         let nothing = Frame::whole(Segment::EMPTY, 0);
+        // Those that were usable when the burst began: a flow keeps its queue until the end, whichever queue breaks.
+        let queues = self.receiving.len();
         for part in frames.chunks(BURST_CHAINS_MAX) {
-            // What was usable at first: a queue that breaks meanwhile counts its frames as dropped.
-            let queues = self.receiving.len();
             for choice in 0..queues {
                 let mut chosen = [nothing; BURST_CHAINS_MAX];
                 let mut count = 0;
@@ -203,10 +207,12 @@ impl Lane {
                     chosen[count] = *frame;
                     count += 1;
                 }
-                match self.receiving.get(choice) {
-                    _ if count == 0 => {}
-                    Some(&at) => self.put(at, &chosen[..count], burst),
-                    None => self.counters.count_drops(PortDrop::QueueOff, count as u64),
+                let at = self.receiving[choice];
+                let is_usable = self.pairs[at].receive.as_ref().is_some_and(Queue::is_usable);
+                match count {
+                    0 => {}
+                    _ if is_usable => self.put(at, &chosen[..count], burst),
+                    _ => self.counters.count_drops(PortDrop::QueueOff, count as u64),
                 }
             }
         }
@@ -219,7 +225,6 @@ impl Lane {
             queue.break_off(fault, &self.counters, report);
         }
         self.counters.count_drops(PortDrop::QueueOff, frames as u64);
-        self.find_receiving();
     }
 
     /// Takes up what control has published.

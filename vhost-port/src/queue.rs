@@ -32,6 +32,8 @@ pub(crate) struct Burst {
     pub bytes: u64,
     /// Whether the guest wants to be notified of the queue worked on last.
     pub notify: bool,
+    /// Whether a queue broke that takes frames to the guest.
+    pub has_broken: bool,
 }
 
 /// A started queue; `W` says how its packets look.

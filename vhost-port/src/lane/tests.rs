@@ -55,6 +55,23 @@ fn frames_of_one_flow_go_to_one_queue_and_flows_are_spread() {
 }
 
 #[test]
+fn a_queue_that_breaks_in_a_burst_takes_no_flow_of_another_with_it() {
+    let mut guest = TestGuest::new(TestGuestShape { pairs: 3, ..TestGuestShape::default() });
+    for queue in [0, 2, 4] {
+        (0..4).for_each(|number| guest.lend(queue, number, 2048));
+    }
+    // A chain more than there can be, in the first queue.
+    guest.set_avail_index(0, u16::MAX);
+    let frames: Vec<_> = (0..6).map(flow).collect();
+    assert_eq!(guest.lane.enqueue(&frames), 4);
+    assert_eq!([0, 2, 4].map(|queue| guest.used_count(queue)), [0, 2, 2]);
+    assert_eq!(guest.lane.counters().drops(PortDrop::QueueOff), 2);
+    // From the next burst on, its flows go to the others.
+    assert_eq!(guest.lane.enqueue(&[flow(0), flow(1)]), 2);
+    assert_eq!([0, 2, 4].map(|queue| guest.used_count(queue)), [0, 3, 3]);
+}
+
+#[test]
 fn lost_memory_is_looked_at_no_more() {
     let mut guest = TestGuest::new(TestGuestShape::default());
     guest.send(1, 0, &FRAME);
