@@ -111,6 +111,21 @@ impl Lane {
         !self.receiving.is_empty() && self.may_serve()
     }
 
+    /// Whether there may be something to dequeue: a look at one word of each ring, before rooms are made.
+    #[inline]
+    #[must_use]
+    pub fn is_sending(&self) -> bool {
+        let mut transmit = self.pairs.iter().filter_map(|pair| pair.transmit.as_ref());
+        transmit.any(|queue| queue.is_usable() && queue.ring.has_moved()) && self.may_serve()
+    }
+
+    /// Whether flows are spread over several queues; if not, nobody looks at [`Frame::flow`].
+    #[inline]
+    #[must_use]
+    pub fn spreads_flows(&self) -> bool {
+        self.receiving.len() > 1
+    }
+
     /// Copies what the guest has sent into rooms, in order for each queue, and says how many.
     ///
     /// Takes as many as there are rooms, and at most 64 of a queue; fewer when the budget of bytes or descriptors is

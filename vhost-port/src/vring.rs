@@ -140,6 +140,15 @@ impl Vring {
         self.next_used
     }
 
+    /// Whether the driver's index is not where we stand: chains wait, or it is wrong. To look costs no more than this;
+    /// what is there is for [`Vring::pending`] to say.
+    #[inline(always)]
+    pub(crate) fn has_moved(&self) -> bool {
+        // SAFETY: the index is the avail ring's second word, aligned as all of it (`take_up`).
+        let index = unsafe { guest_bytes::shared_u16(self.avail_word(1)) }.load(Ordering::Relaxed);
+        index != self.parts.next_avail || self.is_before_drivers()
+    }
+
     /// How many chains wait, looked up anew when fewer than `wanted` are known.
     ///
     /// # Errors

@@ -63,6 +63,9 @@ impl NicLane {
         frames: &mut [Frame; NIC_BURST],
     ) -> usize {
         self.lane.adopt();
+        if !self.lane.is_sending() {
+            return 0;
+        }
         self.make_ready(shard);
         let offset_bytes = domain.geometry.headroom_bytes;
         let fits_bytes = domain.limits.stride_bytes.saturating_sub(u32::from(offset_bytes));
@@ -107,11 +110,12 @@ impl NicLane {
             return hand_on(owner, frames, domain);
         }
         let DomainLane { cell, state, .. } = domain;
+        let flow_of = flow_by(&self.lane);
         for part in frames.chunks(NIC_BURST) {
             self.copy_headers(part, state);
             let mut outgoing = [GuestFrame::whole(Segment::EMPTY, 0); NIC_BURST];
             for ((slot, frame), header) in outgoing.iter_mut().zip(part).zip(self.headers.iter()) {
-                *slot = in_region(*frame, header, state);
+                *slot = in_region(*frame, header, state, flow_of);
             }
             deliver(&mut self.lane, &outgoing[..part.len()], counters, state);
             let mut shard = cell.borrow();
@@ -141,6 +145,7 @@ impl NicLane {
         domain: &mut DomainLane,
     ) {
         self.lane.adopt();
+        let flow_of = flow_by(&self.lane);
         while !mbufs.is_empty() {
             // A burst at a time, freed at the end of the round: the guest has one budget for all of it.
             let part: [Option<Mbuf>; NIC_BURST] = std::array::from_fn(|_| mbufs.take_first());
@@ -150,7 +155,7 @@ impl NicLane {
             let mut outgoing = [GuestFrame::whole(Segment::EMPTY, 0); NIC_BURST];
             let mut count = 0;
             for ((mbuf, header), slot) in part.iter().flatten().zip(self.headers.iter()).zip(&mut outgoing) {
-                *slot = in_mbuf(mbuf, header);
+                *slot = in_mbuf(mbuf, header, flow_of);
                 count += 1;
             }
             deliver(&mut self.lane, &outgoing[..count], counters, &mut domain.state);
@@ -173,7 +178,12 @@ impl NicLane {
 }
 
 /// A frame of the region as the guest gets it: `header`, and behind it what stands in the region now.
-fn in_region<'f>(frame: Frame, header: &'f HeaderCopy, domain: &DomainState) -> GuestFrame<'f> {
+fn in_region<'f>(
+    frame: Frame,
+    header: &'f HeaderCopy,
+    domain: &DomainState,
+    flow_of: fn(&HeaderCopy) -> u32,
+) -> GuestFrame<'f> {
     let judged = header.as_bytes();
     let rest_bytes = usize::from(frame.len_bytes).saturating_sub(judged.len());
     let at = domain.region.place(domain.position(frame.index, frame.offset_bytes) + judged.len(), rest_bytes);
@@ -191,7 +201,7 @@ fn in_region<'f>(frame: Frame, header: &'f HeaderCopy, domain: &DomainState) -> 
 }
 
 /// The same of a frame that another lcore has handed on; it stays where it is while `mbuf` is there.
-fn in_mbuf<'f>(mbuf: &'f Mbuf, header: &'f HeaderCopy) -> GuestFrame<'f> {
+fn in_mbuf<'f>(mbuf: &'f Mbuf, header: &'f HeaderCopy, flow_of: fn(&HeaderCopy) -> u32) -> GuestFrame<'f> {
     let judged = header.as_bytes();
     let rest_bytes = usize::from(mbuf.data_len()).saturating_sub(judged.len());
     // SAFETY: the header copy is at most as long as the frame, which is inside its buffer.
@@ -212,9 +222,10 @@ fn copy_header(mbuf: &Mbuf, header: &mut HeaderCopy) {
     header.frame_bytes = mbuf.data_len();
 }
 
-/// Which of the guest's queues a flow goes to. No secret: who fills a queue drops packets of that guest only.
-fn flow_of(header: &HeaderCopy) -> u32 {
-    header.parse().symmetric_hash(0)
+/// Which of the guest's queues a flow goes to. No secret: who fills a queue drops packets of that guest only. Headers
+/// are not parsed for a guest that has one queue to choose from.
+fn flow_by(lane: &Lane) -> fn(&HeaderCopy) -> u32 {
+    if lane.spreads_flows() { |header| header.parse().symmetric_hash(0) } else { |_| 0 }
 }
 
 /// Gives frames to the guest, as far as it takes them.

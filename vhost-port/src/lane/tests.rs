@@ -72,6 +72,23 @@ fn a_queue_that_breaks_in_a_burst_takes_no_flow_of_another_with_it() {
 }
 
 #[test]
+fn a_lane_sees_from_the_index_alone_that_a_guest_sends() {
+    let mut guest = TestGuest::new(TestGuestShape { pairs: 2, ..TestGuestShape::default() });
+    assert!(!guest.lane.is_sending());
+    guest.lend(0, 0, 2048);
+    assert!(!guest.lane.is_sending());
+    guest.send(3, 0, &FRAME);
+    assert!(guest.lane.is_sending());
+    assert_eq!(take(&mut guest, 8), 1);
+    assert!(!guest.lane.is_sending());
+    // What cannot be is for who dequeues to find, and is looked at no more then.
+    guest.set_avail_index(3, u16::MAX);
+    assert!(guest.lane.is_sending());
+    assert_eq!(take(&mut guest, 8), 0);
+    assert!(!guest.lane.is_sending());
+}
+
+#[test]
 fn lost_memory_is_looked_at_no_more() {
     let mut guest = TestGuest::new(TestGuestShape::default());
     guest.send(1, 0, &FRAME);
