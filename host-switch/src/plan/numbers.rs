@@ -12,8 +12,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use security_domains::{
-    Chain, ChainId, Config, DomainId, Edge, Owner, Policy, Port, PortId, ProcessId, Rule, RuleAction,
-    Service, ServiceId, Target, VmId, WhenDead,
+    Chain, ChainId, Config, DomainId, Edge, Endpoint, Owner, Policy, Port, PortId, ProcessId, Rule,
+    RuleAction, Service, ServiceId, Target, VmId, WhenDead,
 };
 
 /// Who has which number.
@@ -302,19 +302,14 @@ fn renumber(
     for (vm, known) in vms.iter_mut().zip(&before.config.vms) {
         vm.domain = map.domain(vm.domain);
         vm.nics.iter_mut().for_each(|port| *port = map.ports[port.index()]);
-        for (own, known) in vm.endpoints.iter_mut().zip(&known.endpoints) {
-            own.endpoint.id = known.endpoint.id;
-            own.endpoint.service = map.service(own.endpoint.service);
-        }
+        let running: Vec<Endpoint> = known.endpoints.iter().map(|own| own.endpoint.clone()).collect();
+        vm.endpoints = as_running(&running, &vm.endpoints, map, |own| &mut own.endpoint)?;
     }
     let places: Vec<usize> = map.processes.iter().map(|id| id.index()).collect();
     let mut processes = placed_by(&next.processes, &places)?;
     for (process, known) in processes.iter_mut().zip(&before.config.processes) {
         process.domain = map.domain(process.domain);
-        for (own, known) in process.endpoints.iter_mut().zip(&known.endpoints) {
-            own.id = known.id;
-            own.service = map.service(own.service);
-        }
+        process.endpoints = as_running(&known.endpoints, &process.endpoints, map, |own| own)?;
     }
     let ports: Vec<Port> = next.ports.iter().map(|port| map.port(port)).collect();
     Some(Config {
@@ -330,6 +325,25 @@ fn renumber(
         processes,
         policies: next.policies.iter().map(|policy| map.policy(policy)).collect(),
     })
+}
+
+/// The endpoints of an owner in the order of its control area, which is that of the file that it started with: each
+/// keeps its number and its service. None if they are others.
+fn as_running<T: Clone>(
+    running: &[Endpoint],
+    next: &[T],
+    map: &Map,
+    endpoint: impl Fn(&mut T) -> &mut Endpoint,
+) -> Option<Vec<T>> {
+    let mut left: Vec<T> = next.to_vec();
+    let placed = running.iter().map(|known| {
+        let at = left.iter_mut().position(|own| map.service(endpoint(own).service) == known.service)?;
+        let mut own = left.remove(at);
+        (endpoint(&mut own).id, endpoint(&mut own).service) = (known.id, known.service);
+        Some(own)
+    });
+    let placed: Option<Vec<T>> = placed.collect();
+    placed.filter(|_| left.is_empty())
 }
 
 /// Items at other places; none if a place stays empty.

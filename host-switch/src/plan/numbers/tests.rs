@@ -6,6 +6,10 @@ use super::*;
 
 /// A config with these chains, the first of which the port takes, over services a, b and c in this order.
 fn config(services: &[&str], chains: &[(&str, &[&str])]) -> Config {
+    with_endpoints(services, chains, ["a", "b", "c"])
+}
+
+fn with_endpoints(services: &[&str], chains: &[(&str, &[&str])], endpoints: [&str; 3]) -> Config {
     let mut text =
         "[switch]\nname = \"s\"\nlcores = [0]\n[[domain]]\nname = \"blue\"\nregion_mib = 16\n".to_owned();
     for port in ["in", "out"] {
@@ -19,7 +23,7 @@ fn config(services: &[&str], chains: &[(&str, &[&str])]) -> Config {
         _ = write!(text, "[[chain]]\nname = \"{name}\"\npath = {path:?}\negress = \"out\"\n");
     }
     _ = write!(text, "[[process]]\nname = \"p\"\ndomain = \"blue\"\n");
-    for service in ["a", "b", "c"] {
+    for service in endpoints {
         _ = write!(text, "[[process.endpoint]]\nservice = \"{service}\"\n");
     }
     parse(&text, "s.toml").unwrap_or_else(|findings| panic!("{findings}"))
@@ -79,6 +83,14 @@ fn a_chain_that_is_gone_lingers_or_is_vacant() {
     let back = config(&ABC, &[("x", &["a"]), ("y", &["b"])]);
     let back = then.then(&back, &[ChainId(1)], true).unwrap_or_else(|| panic!("numbers"));
     assert_eq!(chain(&back, "y"), 2);
+}
+
+#[test]
+fn endpoints_stay_where_they_are_in_the_control_area() {
+    let first = Numbered::first(&config(&ABC, &[("x", &["a"])]));
+    let next = with_endpoints(&["c", "b", "a"], &[("x", &["a"])], ["c", "a", "b"]);
+    let then = first.then(&next, &[], true).unwrap_or_else(|| panic!("numbers"));
+    assert_eq!(then.config.processes, first.config.processes);
 }
 
 #[test]
