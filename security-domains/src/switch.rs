@@ -24,8 +24,30 @@ const IDLE: Key = Key {
     presence: Presence::Word(Idle::Sleep.word()),
     doc: "What a polling thread does when there is nothing to move.",
 };
-pub(crate) const TABLE: Table =
-    Table { header: "[switch]", doc: "The switch process.", keys: &[&NAME, &LCORES, &IDLE] };
+const FLOWS: Key = Key {
+    name: "flows",
+    form: Form::Number(Number::between(0, 16_000_000)),
+    presence: Presence::Number(0),
+    doc: "Flows that each lcore remembers on ports with rules, so that the rules are asked once a flow and not once a packet; 0: none. Each takes 170 bytes.",
+};
+const FLOW_IDLE_S: Key = Key {
+    name: "flow_idle_s",
+    form: Form::Number(FLOW_TIME),
+    presence: Presence::Number(300),
+    doc: "A flow that both ends have confirmed is forgotten when no packet came for so long.",
+};
+const FLOW_UNANSWERED_S: Key = Key {
+    name: "flow_unanswered_s",
+    form: Form::Number(FLOW_TIME),
+    presence: Presence::Number(30),
+    doc: "The same of other flows. At most a quarter are such flows; the oldest of them makes room for a new one.",
+};
+const FLOW_TIME: Number = Number::between(1, 86_400);
+pub(crate) const TABLE: Table = Table {
+    header: "[switch]",
+    doc: "The switch process.",
+    keys: &[&NAME, &LCORES, &IDLE, &FLOWS, &FLOW_IDLE_S, &FLOW_UNANSWERED_S],
+};
 
 words! {
     /// What a polling thread does when there is nothing to move.
@@ -48,6 +70,12 @@ pub struct Switch {
     pub lcores: Vec<u16>,
     /// What a polling thread does when there is nothing to move.
     pub idle: Idle,
+    /// Flows that each lcore remembers; 0: none.
+    pub flows: u32,
+    /// How long an answered one stays without packets.
+    pub flow_idle_s: u32,
+    /// How long another one does.
+    pub flow_unanswered_s: u32,
 }
 
 impl Switch {
@@ -55,7 +83,17 @@ impl Switch {
         let name = read_name(cursor);
         let lcores = read_lcores(cursor);
         let idle = cursor.word(&IDLE).and_then(Idle::from_word);
-        Some(Self { name: name?.to_owned(), lcores: lcores?, idle: idle? })
+        let flows = cursor.number(&FLOWS);
+        let flow_idle_s = cursor.number(&FLOW_IDLE_S);
+        let flow_unanswered_s = cursor.number(&FLOW_UNANSWERED_S);
+        Some(Self {
+            name: name?.to_owned(),
+            lcores: lcores?,
+            idle: idle?,
+            flows: flows?,
+            flow_idle_s: flow_idle_s?,
+            flow_unanswered_s: flow_unanswered_s?,
+        })
     }
 }
 

@@ -174,8 +174,14 @@ impl Criteria {
         }
     }
 
+    /// Whether they ask which station sent a frame, or for which it is.
+    #[must_use]
+    pub const fn ask_stations(&self) -> bool {
+        self.source_mac.is_some() || self.destination_mac.is_some()
+    }
+
     const fn asks_link(&self) -> bool {
-        self.vlan.is_some() || self.source_mac.is_some() || self.destination_mac.is_some()
+        self.vlan.is_some() || self.ask_stations()
     }
 
     const fn asks_addresses(&self) -> bool {

@@ -65,6 +65,17 @@ pub struct Arrival {
     pub observers: ObserversId,
 }
 
+/// What the rules of a port say of a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Classification {
+    /// No rule is for it.
+    Default,
+    /// This one is, by its place among the port's.
+    Rule(u16),
+    /// That cannot be said, for this reason.
+    CannotSay(DropReason),
+}
+
 /// The forwarding tables of one moment.
 #[derive(Clone, Debug)]
 pub struct Forwarding {
@@ -88,6 +99,8 @@ pub(crate) struct Port {
     pub(crate) default: Entrance,
     /// Whether any decision about its packets can hang on their headers.
     pub(crate) needs_header: bool,
+    /// Whether what its rules say of a packet is what they say of all packets of the flow in that direction.
+    pub(crate) judges_flows: bool,
     /// Whether anybody is shown any of its packets.
     pub(crate) is_observed: bool,
     pub(crate) rules: Box<[PortRule]>,
@@ -109,17 +122,29 @@ pub(crate) struct PortRule {
 }
 
 impl Port {
-    /// What the first rule says that is for a packet; why it is dropped otherwise.
+    /// The first rule that is for a packet.
     #[inline]
-    fn judge(&self, parsed: &packet::Parsed) -> Result<Entrance, DropReason> {
-        for rule in &self.rules {
+    fn classify(&self, parsed: &packet::Parsed) -> Classification {
+        for (place, rule) in (0..).zip(&self.rules) {
             match rule.criteria.evaluate(parsed) {
                 Match::No => {}
-                Match::CannotSay(reason) => return Err(reason),
-                Match::Yes => return rule.entrance.ok_or(DropReason::RuleDrop),
+                Match::CannotSay(reason) => return Classification::CannotSay(reason),
+                Match::Yes => return Classification::Rule(place),
             }
         }
-        Ok(self.default)
+        Classification::Default
+    }
+
+    /// Which chain a packet enters; why it is dropped otherwise.
+    #[inline]
+    fn entrance(&self, classification: Classification) -> Result<Entrance, DropReason> {
+        match classification {
+            Classification::Default => Ok(self.default),
+            Classification::CannotSay(reason) => Err(reason),
+            Classification::Rule(place) => {
+                self.rules.get(usize::from(place)).and_then(|rule| rule.entrance).ok_or(DropReason::RuleDrop)
+            }
+        }
     }
 }
 
@@ -154,18 +179,51 @@ impl Forwarding {
     #[inline]
     #[must_use]
     pub fn arrival(&self, port: PortId, header: &HeaderCopy, live: &Liveness) -> Arrival {
-        let chain = ChainId::NONE;
-        let mut path = PacketPath { chain, hop: 0, visited: 0, ingress_port: port, flow_hash: 0 };
-        let Some(tables) = self.ports.get(port.index()) else { return refuse(path, DropReason::NoChain) };
+        let Some(tables) = self.ports.get(port.index()) else {
+            return refuse(path_from(port, 0), DropReason::NoChain);
+        };
+        let mut path = path_from(port, 0);
         let mut entrance = tables.default;
         if tables.needs_header {
             let parsed = header.parse();
-            path.flow_hash = parsed.symmetric_hash(self.flow_seed);
-            match tables.judge(&parsed) {
+            path.flow_hash = self.hash_of(&parsed);
+            match tables.entrance(tables.classify(&parsed)) {
                 Ok(found) => entrance = found,
                 Err(reason) => return refuse(PacketPath { chain: entrance.chain, ..path }, reason),
             }
         }
+        self.through(entrance, path, live)
+    }
+
+    /// What the rules of a port say of a packet.
+    #[inline]
+    #[must_use]
+    pub fn classify(&self, port: PortId, parsed: &packet::Parsed) -> Classification {
+        self.ports.get(port.index()).map_or(Classification::Default, |tables| tables.classify(parsed))
+    }
+
+    /// As [`Forwarding::arrival`], of a packet of which is known what the rules say. `flow_hash`: see
+    /// [`Forwarding::hash_of`].
+    #[inline]
+    #[must_use]
+    pub fn arrival_of(
+        &self,
+        port: PortId,
+        classification: Classification,
+        flow_hash: u32,
+        live: &Liveness,
+    ) -> Arrival {
+        let path = path_from(port, flow_hash);
+        let Some(tables) = self.ports.get(port.index()) else { return refuse(path, DropReason::NoChain) };
+        match tables.entrance(classification) {
+            Ok(entrance) => self.through(entrance, path, live),
+            Err(reason) => refuse(PacketPath { chain: tables.default.chain, ..path }, reason),
+        }
+    }
+
+    /// By an entrance, to the first hop.
+    #[inline]
+    fn through(&self, entrance: Entrance, mut path: PacketPath, live: &Liveness) -> Arrival {
         path.chain = entrance.chain;
         let decision = self.at_hop(path, live);
         let is_dropped = matches!(decision.step, Step::Drop(_));
@@ -204,7 +262,14 @@ impl Forwarding {
     /// The direction-free hash of a packet's flow, for a packet that an NF made.
     #[must_use]
     pub fn flow_hash(&self, header: &HeaderCopy) -> u32 {
-        header.parse().symmetric_hash(self.flow_seed)
+        self.hash_of(&header.parse())
+    }
+
+    /// The direction-free hash of a packet's flow.
+    #[inline]
+    #[must_use]
+    pub fn hash_of(&self, parsed: &packet::Parsed) -> u32 {
+        parsed.symmetric_hash(self.flow_seed)
     }
 
     /// From the hop at which `path` stands onwards: the first one that can be served, else the egress port.
@@ -342,6 +407,20 @@ impl Forwarding {
         self.ports.get(port.index()).is_some_and(|port| port.needs_header)
     }
 
+    /// Whether a port has rules, and what they say of a packet is what they say of all packets of its flow in that
+    /// direction: none asks for stations, which are no part of a flow.
+    #[inline]
+    #[must_use]
+    pub fn judges_flows(&self, port: PortId) -> bool {
+        self.ports.get(port.index()).is_some_and(|port| port.judges_flows)
+    }
+
+    /// Whether a packet of which the rules of a port say this enters a chain.
+    #[must_use]
+    pub fn enters(&self, port: PortId, classification: Classification) -> bool {
+        self.ports.get(port.index()).is_some_and(|tables| tables.entrance(classification).is_ok())
+    }
+
     /// Whether anybody is shown any packet of a port: then [`Forwarding::arrival`] is to be asked.
     #[inline]
     #[must_use]
@@ -402,6 +481,12 @@ impl Forwarding {
     pub fn instances(&self, service: ServiceId) -> &[EndpointId] {
         self.services.get(service.index()).map_or(&[], |tables| &tables.instances)
     }
+}
+
+/// Where a packet stands that a port has just received.
+#[inline]
+const fn path_from(port: PortId, flow_hash: u32) -> PacketPath {
+    PacketPath { chain: ChainId::NONE, hop: 0, visited: 0, ingress_port: port, flow_hash }
 }
 
 #[inline]

@@ -240,7 +240,9 @@ impl ForwardingSpec {
         let is_shared = port.domains.len() > 1;
         let leads_to_a_choice = || port.chain.is_some_and(|chain| self.leads_to_a_choice(chain));
         let needs_header = is_shared || !rules.is_empty() || leads_to_a_choice();
-        Port { domains: port.domains.as_slice().into(), default, needs_header, is_observed, rules }
+        let judges_flows = !rules.is_empty() && !rules.iter().any(|rule| rule.criteria.ask_stations());
+        let domains = port.domains.as_slice().into();
+        Port { domains, default, needs_header, judges_flows, is_observed, rules }
     }
 
     fn build_chain(&self, chain: &ChainSpec, id: ChainId) -> Chain {

@@ -182,6 +182,11 @@ pub const ALL: &[Sabotage] = &[
         build: Build::Test(&["--test", "dpdk"]),
         test: "a_burst_dropped_half_used_gives_its_frames_back",
     },
+    datapath(
+        "sabotage-flow-decisions",
+        &["--test", "datapath_flows"],
+        "a_change_of_rules_holds_for_flows_that_are_known",
+    ),
     datapath("sabotage-edge-check", EDGES, "an_edge_that_is_not_drawn_lets_nothing_through"),
     datapath("sabotage-crossing-reread", EDGES, "headers_rewritten_after_the_judgement_do_not_cross"),
     datapath("sabotage-double-read", HOSTILE, "descriptors_rewritten_behind_the_copy_change_nothing"),

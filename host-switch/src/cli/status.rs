@@ -10,7 +10,7 @@ use clap::Args;
 
 use super::{Failure, WhichSwitch};
 use crate::control::status::{
-    BufferStatus, EdgeStatus, EndpointStatus, LcoreStatus, NicStatus, PortStatus, Status,
+    BufferStatus, EdgeStatus, EndpointStatus, FlowsStatus, LcoreStatus, NicStatus, PortStatus, Status,
 };
 
 #[derive(Debug, Args)]
@@ -81,9 +81,15 @@ fn table(status: &Status) -> String {
 }
 
 fn lcores(text: &mut String, lcores: &[LcoreStatus]) -> std::fmt::Result {
-    for LcoreStatus { id, cpu, polls, idle_share } in lcores {
+    for LcoreStatus { id, cpu, polls, idle_share, flows } in lcores {
         let cpu = cpu.map_or_else(|| "-".to_owned(), |cpu| cpu.to_string());
         writeln!(text, "lcore {id} on CPU {cpu}: {polls} polls, {:.0} % idle", idle_share * 100.0)?;
+        if let Some(FlowsStatus { limit, flows, unanswered, hits, misses, .. }) = flows {
+            writeln!(
+                text,
+                "lcore {id} remembers {flows} of at most {limit} flows, {unanswered} unanswered: {hits} packets known, {misses} not"
+            )?;
+        }
     }
     Ok(())
 }

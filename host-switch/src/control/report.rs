@@ -11,9 +11,12 @@ use switch_core::ids::DomainId;
 
 use super::keeper::View;
 use super::status::{
-    Audit, BufferStatus, EdgeStatus, EndpointStatus, LcoreStatus, NicStatus, PortStatus, ShardStatus, Status,
+    Audit, BufferStatus, EdgeStatus, EndpointStatus, FlowsStatus, LcoreStatus, NicStatus, PortStatus,
+    ShardStatus, Status,
 };
-use crate::datapath::{CountersSnapshot, EdgeCounters, LcoreSnapshot, PortSnapshot, ShardReport};
+use crate::datapath::{
+    CountersSnapshot, EdgeCounters, FlowsSnapshot, LcoreSnapshot, PortSnapshot, ShardReport,
+};
 use crate::plan::Plan;
 
 /// The counters of an NF that are shown, by name.
@@ -181,10 +184,27 @@ impl Sources<'_> {
 }
 
 fn lcore(lcore: &LcoreSnapshot) -> LcoreStatus {
-    let LcoreSnapshot { id, cpu, polls, idle_polls, .. } = *lcore;
+    let LcoreSnapshot { id, cpu, polls, idle_polls, flows, .. } = *lcore;
     #[allow(clippy::cast_precision_loss, reason = "a share for people to read")]
     let idle_share = if polls == 0 { 0.0 } else { idle_polls as f64 / polls as f64 };
-    LcoreStatus { id: id.0, cpu, polls, idle_share }
+    LcoreStatus { id: id.0, cpu, polls, idle_share, flows: flows.map(self::flows) }
+}
+
+fn flows(flows: FlowsSnapshot) -> FlowsStatus {
+    let FlowsSnapshot { limit, flows, unanswered, counters } = flows;
+    FlowsStatus {
+        limit,
+        flows,
+        unanswered,
+        hits: counters.hits,
+        misses: counters.misses,
+        entered: counters.inserted,
+        answered: counters.answered,
+        refused_full: counters.refused_full,
+        refused_buckets_full: counters.refused_buckets_full,
+        evicted_unanswered: counters.evicted_unanswered,
+        expired: counters.expired_idle + counters.expired_hard,
+    }
 }
 
 fn port(name: &str, port: &PortSnapshot) -> PortStatus {

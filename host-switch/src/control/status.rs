@@ -51,6 +51,36 @@ pub struct LcoreStatus {
     pub polls: u64,
     /// Part of the rounds that found nothing, 0 to 1.
     pub idle_share: f64,
+    /// What it remembers of flows, if it is to remember any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub flows: Option<FlowsStatus>,
+}
+
+/// What one polling thread remembers of flows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct FlowsStatus {
+    /// Most flows.
+    pub limit: u32,
+    /// Flows that are there.
+    pub flows: u32,
+    /// Flows among them that both ends have not confirmed yet.
+    pub unanswered: u32,
+    /// Packets whose flow was known.
+    pub hits: u64,
+    /// Packets of flows that were not.
+    pub misses: u64,
+    /// Flows entered.
+    pub entered: u64,
+    /// Flows that both ends have confirmed.
+    pub answered: u64,
+    /// Flows that found no room among confirmed ones; rules were asked for each of their packets.
+    pub refused_full: u64,
+    /// Flows that found no room where they could have been.
+    pub refused_buckets_full: u64,
+    /// Unconfirmed flows that made room for new ones.
+    pub evicted_unanswered: u64,
+    /// Flows that were forgotten because no packet came.
+    pub expired: u64,
 }
 
 /// One port.

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use dpdk::{DpdkError, Eal};
+use flow_table::Seed;
 use security_domains::Config;
 use shm_ring::endpoint::HostEndpoint;
 use switch_core::ids::{ChainId, DomainId, PortId};
@@ -35,7 +36,8 @@ use super::status::{Audit, OwnerStatus, Status};
 use super::stop::Stop;
 use super::uid::UidBlock;
 use crate::datapath::{
-    Changed, Datapath, DatapathChange, DatapathError, DatapathSpec, DomainSpec, NicLanes, ShardReport,
+    Changed, Datapath, DatapathChange, DatapathError, DatapathSpec, DomainSpec, FlowsSpec, NicLanes,
+    ShardReport,
 };
 use crate::plan::{Plan, PlanError};
 use crate::region::{LedgerError, LedgerFile, Region, RegionError, ShardMemory, ShardSize};
@@ -110,7 +112,8 @@ pub fn run(config: &Config, text: String, run_dir: &Path, no_huge: bool) -> Resu
     let owners = create_owners(&plan, &runtime_dir, &regions, &ledger, uids.as_ref(), &mut nics)?;
     let words = endpoint_words(&owners);
     let shards = std::mem::take(&mut ledger.shards);
-    let datapath = Arc::new(Datapath::start(&eal, datapath_spec(&plan, &regions, shards, lanes))?);
+    let spec = datapath_spec(&plan, &regions, shards, lanes, random_seed()?);
+    let datapath = Arc::new(Datapath::start(&eal, spec)?);
 
     let lending = Arc::new(RunningDatapath::new(Arc::clone(&datapath), plan.endpoints.len(), stop.clone()));
     let keeper = Keeper::start(&runtime_dir.endpoint_socket(), owners, lending, Box::new(Peer::of))
@@ -268,6 +271,7 @@ fn datapath_spec(
     regions: &[Arc<Region>],
     shards: Vec<ShardMemory>,
     nics: Vec<NicLanes>,
+    flow_seed: Seed,
 ) -> DatapathSpec {
     // The ledger gives the shards in the order asked for: domain by domain, each in the order of lcores.
     let mut shards = shards.into_iter();
@@ -289,6 +293,7 @@ fn datapath_spec(
         nics,
         endpoints: plan.endpoints.iter().map(|endpoint| endpoint.datapath).collect(),
         forwarding: Arc::clone(&plan.forwarding),
+        flows: plan.flows.map(|limits| FlowsSpec { limits, seed: flow_seed }),
     }
 }
 
@@ -307,6 +312,14 @@ fn conclude(plan: &Plan, shards: &[ShardReport]) -> Result<(), SwitchError> {
         wrong.extend(findings.iter().map(|finding| format!("domain {domain}, lcore {lcore}: {finding}")));
     }
     if wrong.is_empty() { Ok(()) } else { Err(SwitchError::Conservation(wrong.join("; "))) }
+}
+
+fn random_seed() -> Result<Seed, SwitchError> {
+    let mut words = [0; 8];
+    for word in &mut words {
+        *word = random_number()?;
+    }
+    Ok(Seed::new(words))
 }
 
 fn random_number() -> Result<u64, SwitchError> {

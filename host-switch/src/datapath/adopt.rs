@@ -168,6 +168,7 @@ impl Lcore {
                 polls: self.polls,
                 idle_polls: self.idle_polls,
                 events_lost: self.events.lost,
+                flows: self.flows.as_ref().map(|flows| flows.snapshot()),
             },
             endpoints: endpoints.collect(),
             domains: self.domains.iter().map(DomainLane::snapshot).collect(),

@@ -9,6 +9,7 @@ use switch_core::shard::Ingress as Arrival;
 
 use super::domain::{DomainLane, Frame};
 use super::endpoint::EndpointLane;
+use super::flows::Waiting;
 use super::ingress::{Arrived, RX_BURST, Refused};
 use super::lcore::Lcore;
 use super::observe::Observed;
@@ -41,7 +42,21 @@ impl Entrance<'_> {
     /// driver had put it, if that is to be remembered.
     #[inline(always)]
     pub(super) fn pass(&mut self, route: &mut Route<'_>, frame: Frame, vlan: u16, sampled: Option<Place>) {
-        let Entering { decision, observers } = self.forwarding.arrival(self.port, self.header, route.live);
+        let entering = self.forwarding.arrival(self.port, self.header, route.live);
+        self.enter(route, frame, entering, vlan, sampled);
+    }
+
+    /// Enters a frame in the ledger and sends it on its way.
+    #[inline(always)]
+    pub(super) fn enter(
+        &mut self,
+        route: &mut Route<'_>,
+        frame: Frame,
+        entering: Entering,
+        vlan: u16,
+        sampled: Option<Place>,
+    ) {
+        let Entering { decision, observers } = entering;
         let path = decision.path;
         let arrival = Arrival { path, vlan, class: 0, offload_flags: 0, host_time_ms: self.now_ms };
         if !route.shard.received(frame.index, &arrival) {
@@ -67,6 +82,20 @@ impl Entrance<'_> {
 impl Lcore {
     /// Receives a burst from one queue and sends each frame on its way.
     pub(super) fn receive(&mut self, position: usize) -> usize {
+        if self.remembers_flows_of(self.ingresses[position].port) {
+            return self.receive_flows(position);
+        }
+        self.receive_burst::<false>(position)
+    }
+
+    /// As [`Lcore::receive`] where what rules say of a flow is remembered.
+    #[inline(never)]
+    fn receive_flows(&mut self, position: usize) -> usize {
+        self.receive_burst::<true>(position)
+    }
+
+    #[inline(always)]
+    fn receive_burst<const BY_FLOW: bool>(&mut self, position: usize) -> usize {
         let domain = self.ingresses[position].domain;
         if self.domains[domain.index()].state.is_lost || !self.may_receive(position) {
             return 0;
@@ -128,7 +157,15 @@ impl Lcore {
                 entrance.look(&route, frame);
             }
             let sampled = std::mem::take(&mut is_sample_due).then_some(place);
-            entrance.pass(&mut route, frame, vlan, sampled);
+            match &mut self.flows {
+                Some(flows) if BY_FLOW => {
+                    flows.set_aside(Waiting { frame, header: *entrance.header, vlan, sampled });
+                }
+                _ => entrance.pass(&mut route, frame, vlan, sampled),
+            }
+        }
+        if let Some(flows) = self.flows.as_mut().filter(|_| BY_FLOW) {
+            flows.send_on(&mut entrance, &mut route);
         }
         drop(shard);
         drop(freed);

@@ -147,6 +147,9 @@ impl Lcore {
         self.end_hold();
         self.adopt_edges(&change.forwarding, &change.edges_were);
         let old = std::mem::replace(&mut self.forwarding, Arc::clone(&change.forwarding));
+        if let Some(flows) = &mut self.flows {
+            flows.forget_decisions();
+        }
         self.adopt_limits(&change);
         let mut hold = Hold {
             ingresses: Vec::new(),

@@ -122,6 +122,21 @@ pub struct LcoreSnapshot {
     pub idle_polls: u64,
     /// Events for control that found no room.
     pub events_lost: u64,
+    /// What it remembers of flows, if anything.
+    pub flows: Option<FlowsSnapshot>,
+}
+
+/// What an lcore remembers of flows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FlowsSnapshot {
+    /// Most flows.
+    pub limit: u32,
+    /// Flows that are there.
+    pub flows: u32,
+    /// Unanswered ones among them.
+    pub unanswered: u32,
+    /// What has happened so far.
+    pub counters: flow_table::Counters,
 }
 
 /// What one lcore has counted.

@@ -1,6 +1,7 @@
 //! Why the datapath does not start, or does not do what it was asked.
 
 use dpdk::DpdkError;
+use flow_table::SetupError;
 use switch_core::ids::{EndpointId, LcoreId};
 use switch_core::shard::ShardError;
 
@@ -35,6 +36,17 @@ pub enum DatapathError {
         count: usize,
         /// How many there should be.
         expected: usize,
+    },
+    /// What lcores remember of flows cannot be made.
+    #[error("memory of flows: {0}")]
+    Flows(#[from] SetupError),
+    /// There is no memory for it.
+    #[error("no memory for {flows} flows on each lcore: {needed} bytes")]
+    FlowMemory {
+        /// How many were asked for.
+        flows: u32,
+        /// What they take.
+        needed: usize,
     },
     /// No thread.
     #[error("cannot start the thread of lcore {lcore}: {source}")]

@@ -20,6 +20,7 @@ use super::crossing::{Crossings, EdgeLane};
 use super::domain::{DomainLane, DomainState};
 use super::egress::{Egress, FLUSH_FRAMES};
 use super::endpoint::EndpointLane;
+use super::flows::Flows;
 use super::handoff::FromLcore;
 use super::idle::Backoff;
 use super::ingress::Ingress;
@@ -60,6 +61,8 @@ pub(super) struct Lcore {
     /// By edge.
     pub edges: Vec<EdgeLane>,
     pub forwarding: Arc<Forwarding>,
+    /// What is remembered of flows, if anything is.
+    pub flows: Option<Box<Flows>>,
     pub live: Liveness,
     /// Positions of the endpoints that have a queue pair here.
     pub attached: Vec<usize>,
@@ -109,9 +112,13 @@ impl Lcore {
 
     /// What need not happen in every turn.
     fn keep_house(&mut self) -> Next {
+        let elapsed = self.started.elapsed();
         #[allow(clippy::cast_possible_truncation, reason = "coarse time wraps by design")]
         {
-            self.now_ms = self.started.elapsed().as_millis() as u32;
+            self.now_ms = elapsed.as_millis() as u32;
+        }
+        if let Some(flows) = &mut self.flows {
+            flows.keep_house(elapsed);
         }
         self.notice_lost_regions();
         self.end_throttles();

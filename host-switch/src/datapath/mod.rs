@@ -44,6 +44,7 @@ mod domain;
 mod egress;
 mod endpoint;
 mod error;
+mod flows;
 mod handoff;
 #[cfg(feature = "test-hooks")]
 pub mod hook;
@@ -82,15 +83,15 @@ use vhost_port::lane_counters::LaneCounters;
 pub use audit::ShardReport;
 pub use change::{Changed, DatapathChange};
 pub use counters::{
-    CountersSnapshot, DomainSnapshot, EdgeCounters, EndpointSnapshot, IdentityCounters, LcoreSnapshot,
-    NicCounters, PortCounters, PortSnapshot,
+    CountersSnapshot, DomainSnapshot, EdgeCounters, EndpointSnapshot, FlowsSnapshot, IdentityCounters,
+    LcoreSnapshot, NicCounters, PortCounters, PortSnapshot,
 };
 pub use error::DatapathError;
 pub use idle::Idle;
 pub use message::{Event, QueuePairHandle, Released};
 pub use spec::{
-    DatapathSpec, DomainSpec, EndpointDatapathSpec, LcoreSpec, NicLanes, NicSpec, PortDevice, PortPool,
-    PortSpec, ReferenceSpec,
+    DatapathSpec, DomainSpec, EndpointDatapathSpec, FlowsSpec, LcoreSpec, NicLanes, NicSpec, PortDevice,
+    PortPool, PortSpec, ReferenceSpec,
 };
 pub use violations::ViolationCounts;
 

@@ -19,6 +19,7 @@ use super::arrivals::Entrance;
 use super::counters::PortCounters;
 use super::domain::{DomainLane, DomainState, Frame};
 use super::egress::{Egress, Way, hand_on};
+use super::flows::Waiting;
 use super::handoff::ToOwner;
 use super::lcore::Lcore;
 use super::limit::EntryLimits;
@@ -291,14 +292,24 @@ impl Lcore {
             header: &mut self.header,
             observed: &mut self.observed,
         };
+        let mut flows = self.flows.as_mut().filter(|_| self.forwarding.judges_flows(id));
         for &frame in &frames[..taken] {
             match admit(route.limits, route.domain, frame) {
                 Ok(()) => {
                     entrance.look(&route, frame);
-                    entrance.pass(&mut route, frame, 0, None);
+                    match &mut flows {
+                        Some(flows) => {
+                            let header = *entrance.header;
+                            flows.set_aside(Waiting { frame, header, vlan: 0, sampled: None });
+                        }
+                        None => entrance.pass(&mut route, frame, 0, None),
+                    }
                 }
                 Err(reason) => route.drop(frame.index, reason, None),
             }
+        }
+        if let Some(flows) = flows {
+            flows.send_on(&mut entrance, &mut route);
         }
         drop(shard);
         if !self.observed.is_empty() {

@@ -45,7 +45,12 @@ impl Lcore {
             Err(reason) => return self.refuse_arrival(first, reason),
         };
         let header = HeaderCopy::of_frame(frame);
-        let Entering { decision, observers } = self.forwarding.arrival(port, &header, &self.live);
+        let Entering { decision, observers } = match &mut self.flows {
+            Some(flows) if self.forwarding.judges_flows(port) => {
+                flows.arrival(&self.forwarding, port, &header, &self.live)
+            }
+            _ => self.forwarding.arrival(port, &header, &self.live),
+        };
         let domain = self.forwarding.entry_domain(port, decision.step).unwrap_or(first);
         match decision.step {
             Step::Drop(reason) => self.refuse_arrival(domain, reason),

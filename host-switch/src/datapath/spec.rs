@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use flow_table::{Limits, Seed};
 use security_domains::Withheld;
 use shm_ring::area::RegionGeometry;
 use switch_core::forwarding::Forwarding;
@@ -27,6 +28,17 @@ pub struct DatapathSpec {
     pub endpoints: Vec<EndpointDatapathSpec>,
     /// Where packets go.
     pub forwarding: Arc<Forwarding>,
+    /// What each lcore remembers of flows; none: nothing.
+    pub flows: Option<FlowsSpec>,
+}
+
+/// What an lcore remembers of flows.
+#[derive(Clone, Debug)]
+pub struct FlowsSpec {
+    /// How many, and for how long.
+    pub limits: Limits,
+    /// The secret by which they are found.
+    pub seed: Seed,
 }
 
 /// One polling thread.

@@ -17,6 +17,7 @@ use super::crossing::{Crossings, EdgeLane};
 use super::domain::{DomainLane, DomainState};
 use super::egress::Egress;
 use super::endpoint::EndpointLane;
+use super::flows::Flows;
 use super::handoff::FromLcore;
 use super::idle::Backoff;
 use super::ingress::{Ingress, RX_BURST};
@@ -46,7 +47,7 @@ impl Datapath {
     /// Naming the part of the spec that does not work; everything that had started has stopped again.
     pub fn start(eal: &Eal, spec: DatapathSpec) -> Result<Self, DatapathError> {
         check(&spec)?;
-        let DatapathSpec { lcores, domains, ports, nics, endpoints, forwarding } = spec;
+        let DatapathSpec { lcores, domains, ports, nics, endpoints, forwarding, flows } = spec;
         let mut nics = nics.into_iter();
         let (event_sender, events) = sync_channel(EVENTS_WAITING);
         let lcore_count = u16::try_from(lcores.len()).unwrap_or(u16::MAX);
@@ -59,6 +60,7 @@ impl Datapath {
             };
             parts.endpoints = endpoints.iter().zip(violations).map(lane).collect();
             parts.shares = shares(&weights);
+            parts.flows = flows.as_ref().map(Flows::new).transpose()?.map(Box::new);
         }
         let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
         let mut memories = Vec::with_capacity(domains.len());
@@ -104,6 +106,7 @@ pub(super) struct Parts {
     pub handoffs: Vec<FromLcore>,
     pub shared: SharedPorts,
     shares: Option<Shares>,
+    flows: Option<Box<Flows>>,
 }
 
 impl Parts {
@@ -115,7 +118,8 @@ impl Parts {
         messages: Receiver<Message>,
         events: std::sync::mpsc::SyncSender<Event>,
     ) -> Lcore {
-        let Self { mut domains, limits, endpoints, ingresses, egresses, handoffs, shared, shares } = self;
+        let Self { mut domains, limits, endpoints, ingresses, egresses, handoffs, shared, shares, flows } =
+            self;
         let own = ingresses.iter().enumerate().filter(|(position, _)| !shared.ingresses.contains(position));
         for (position, ingress) in own {
             domains[ingress.domain.index()].ingresses.push(position);
@@ -143,6 +147,7 @@ impl Parts {
             observed: Vec::with_capacity(RX_BURST),
             viewers: Vec::new(),
             forwarding: Arc::clone(forwarding),
+            flows,
             live: Liveness::default(),
             messages,
             events: EventSink::new(events),

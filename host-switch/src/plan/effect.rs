@@ -58,6 +58,9 @@ impl Effect {
             (Kind::Switch, "lcores") => {
                 restart("threads are started and buffers divided among them when the switch starts")
             }
+            (Kind::Switch, "flows" | "flow_idle_s" | "flow_unanswered_s") => {
+                restart("the memory of flows is laid out when the switch starts")
+            }
             (Kind::Switch, _) => restart("its runtime directory is claimed when the switch starts"),
             (Kind::Domain, _) => restart("the region is laid out when the switch starts"),
             (Kind::Port, _) => restart("its device is opened with it when the switch starts"),

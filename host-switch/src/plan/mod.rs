@@ -16,7 +16,10 @@ mod port;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use security_domains::{Config, EndpointListing, HiddenDomain, Idle as IdleWord, Owner, Pages as PagesWord};
+use flow_table::Limits;
+use security_domains::{
+    Config, EndpointListing, HiddenDomain, Idle as IdleWord, Owner, Pages as PagesWord, Switch,
+};
 use shm_ring::area::{AreaError, AreaLayout};
 use switch_core::forwarding::Forwarding;
 use switch_core::ids::{DomainId, EndpointId, LcoreId};
@@ -72,6 +75,8 @@ pub struct Plan {
     pub owners: Vec<OwnerPlan>,
     /// What violations lead to.
     pub policies: Vec<Policy>,
+    /// How many flows each lcore remembers, and for how long; none: it remembers none.
+    pub flows: Option<Limits>,
     /// Where packets go.
     pub forwarding: Arc<Forwarding>,
     /// The config with the numbers that all of the above is said in.
@@ -136,6 +141,7 @@ impl Plan {
             endpoints: endpoints(config),
             owners: area::owners(config),
             policies: policy::policies(config),
+            flows: flows(&config.switch),
             forwarding,
             flow_seed,
             numbered,
@@ -185,6 +191,15 @@ fn lcores(config: &Config) -> Vec<LcoreSpec> {
         .zip(&config.switch.lcores)
         .map(|(id, &cpu)| LcoreSpec { id: LcoreId(id), cpu: Some(usize::from(cpu)), idle })
         .collect()
+}
+
+fn flows(switch: &Switch) -> Option<Limits> {
+    let limits = Limits {
+        idle_ms: switch.flow_idle_s.saturating_mul(1000),
+        unanswered_idle_ms: switch.flow_unanswered_s.saturating_mul(1000),
+        ..Limits::for_flows(switch.flows)
+    };
+    (switch.flows > 0).then_some(limits)
 }
 
 /// The declared domains, then the hidden ones.

@@ -18,8 +18,8 @@ use std::time::{Duration, Instant};
 use dpdk::{Eal, EalOptions, LogLevel};
 use guest_nic::GuestNic;
 use host_switch::datapath::{
-    CountersSnapshot, Datapath, DatapathSpec, DomainSpec, EndpointDatapathSpec, Idle, LcoreSpec, NicSpec,
-    PortDevice, PortPool, PortSpec, QueuePairHandle, ReferenceSpec, ShardReport,
+    CountersSnapshot, Datapath, DatapathSpec, DomainSpec, EndpointDatapathSpec, FlowsSpec, Idle, LcoreSpec,
+    NicSpec, PortDevice, PortPool, PortSpec, QueuePairHandle, ReferenceSpec, ShardReport,
 };
 use host_switch::region::{LedgerFile, Mapping, Pages, Region, ShardSize, SharedMemory};
 use shm_ring::area::{AreaLayout, AreaSpec, EndpointSpec, GuestArea, HostArea};
@@ -72,6 +72,8 @@ pub struct LabSpec {
     pub endpoint_limit: Option<RateSpec>,
     /// Besides that of port 0: the port that receives, the services, the port that sends.
     pub more_chains: Vec<(u16, Vec<u16>, u16)>,
+    /// What lcores remember of flows.
+    pub flows: Option<FlowsSpec>,
 }
 
 /// An edge for packets of one protocol, or all.
@@ -114,6 +116,7 @@ impl LabSpec {
             one_domain_limit: false,
             endpoint_limit: None,
             more_chains: Vec::new(),
+            flows: None,
         }
     }
 
@@ -229,6 +232,7 @@ impl Lab {
                 nics: lanes,
                 endpoints: endpoints.collect(),
                 forwarding: Arc::new(forwarding(spec)),
+                flows: spec.flows.clone(),
             },
         );
         let datapath = Some(datapath.unwrap());
