@@ -68,9 +68,9 @@ impl Ram {
         self.file.as_fd()
     }
 
-    /// Its bytes, as they are now.
-    pub fn copy(&self) -> Vec<u8> {
-        self.view.copy(0..size(RAM_BYTES))
+    /// What a device may write honestly, as it is now: rings, and buffers to receive into.
+    pub fn written(&self) -> Vec<u8> {
+        self.view.copy(0..size(Self::buffer(1, 0) - GUEST_START))
     }
 
     /// Where the frontend has descriptors, used and available ring of a queue.

@@ -13,8 +13,9 @@ use crate::attacker::canary::{self, Canary, Finding};
 use crate::attacker::siege::Report;
 use crate::random::Random;
 
-/// How long a bout goes on that its port does not end.
-const BOUT: Duration = Duration::from_millis(250);
+/// How long a bout goes on that its port does not end. Short: what an lcore spends on these rings its domain pays for,
+/// and the other attackers of the domain have to get somewhere, too.
+const BOUT: Duration = Duration::from_millis(40);
 
 /// What a port takes from a guest that it does not trust.
 pub(super) const SEALED: SealFlags = SealFlags::SHRINK;
@@ -146,7 +147,7 @@ impl<'s> Frontend<'s> {
 
     /// Looks for others' secrets in what the switch has written here.
     pub(super) fn search(&mut self, ram: &Ram) {
-        let bytes = ram.copy();
+        let bytes = ram.written();
         for canary in self.canaries.iter().filter(|canary| canary::holds(&bytes, &canary.bytes)) {
             self.found.insert(Finding { place: canary.place.clone(), mapping: "nic".to_owned() });
         }

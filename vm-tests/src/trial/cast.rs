@@ -20,7 +20,7 @@ pub const OTHER: &str = "other";
 /// The process that attacks.
 pub const PROCESS: &str = "bad";
 /// VMs that nobody boots, whose NICs a hostile frontend attacks, with as many NICs.
-pub const UNTRUSTED: [(&str, usize); 2] = [("bad-nics", 6), ("bad-files", 2)];
+pub const UNTRUSTED: [(&str, usize); 2] = [("bad-nics", 2), ("bad-files", 2)];
 /// The VM that attacks.
 pub const VM: &str = "bad-vm";
 /// The network function of the other domain's chain.
