@@ -92,7 +92,7 @@ fn the_command_of_an_untrusted_vm_has_its_own_memory_and_the_sockets_of_its_nics
         "memory-backend-memfd,id=netvm-ram,size=256M,share=on,seal=on",
         "path=/tmp/netvm-no/untrusted.nics/web0.eth0.sock,reconnect=1",
         "-append 'console=ttyS0",
-        "netvm.ip=10.2.0.9/24,10.2.0.1 netvm.httpd'",
+        "netvm.ip=dhcp netvm.httpd'",
         "-runas 1900000001:1900000001",
     ] {
         assert!(said.output.contains(part), "{part} is not in {}", said.output);

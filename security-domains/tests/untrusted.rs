@@ -48,7 +48,7 @@ fn the_memory_of_a_guest_is_sealed_unless_a_file_is_accepted() {
 #[test]
 fn an_untrusted_vm_boots_from_a_disk_alone() {
     let kernel = "access = \"untrusted\"\nkernel = \"../../images/out/vmlinuz\"\n\
-                  initramfs = \"../../images/out/initramfs.cpio.gz\"\nkernel_args = \"netvm.ip=10.2.0.9/24,10.2.0.1 netvm.httpd\"\n";
+                  initramfs = \"../../images/out/initramfs.cpio.gz\"\nkernel_args = \"netvm.ip=dhcp netvm.httpd\"\n";
     let vm = accepted(kernel, "access = \"untrusted\"\ndisk = \"web.raw\"\n").vms.remove(1);
     assert_eq!((vm.kernel, vm.initramfs, vm.disk), (None, None, Some("web.raw".into())));
 }
