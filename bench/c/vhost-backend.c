@@ -77,7 +77,7 @@ static void window(int vid, struct rte_mempool *pool, int sends, uint16_t frame_
 	uint64_t packets = 0, full = 0, start = rte_rdtsc(), now = start;
 	uint64_t end = start + rte_get_tsc_hz() / 1000 * ms;
 	memset(bursts, 0, sizeof bursts);
-	while (now < end && device == vid) {
+	while (now < end && vid >= 0 && device == vid) {
 		uint64_t before = now;
 		uint16_t count = sends ? transmit(vid, pool, frame_bytes) : receive(vid, pool);
 		now = rte_rdtsc();
