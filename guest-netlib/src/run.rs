@@ -129,12 +129,7 @@ impl Endpoint {
     /// # Errors
     /// If attaching again fails, the switch is gone, or this endpoint only observes.
     pub fn run(&mut self, how: &Run, mut handler: impl FnMut(Packet<'_>)) -> Result<RunReport, RunError> {
-        // A plain loop: `for_each` took the handler by reference, which kept it from being inlined.
-        self.run_bursts(how, |burst| {
-            for packet in burst {
-                handler(packet);
-            }
-        })
+        self.run_bursts(how, |burst| burst.drain_into(&mut handler))
     }
 
     /// As [`Endpoint::run`], but hands over whole bursts. What `handler` leaves in a burst is dropped.

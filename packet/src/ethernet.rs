@@ -144,9 +144,13 @@ impl<'p> EthernetMut<'p> {
     /// Sends it back where it came from.
     #[inline]
     pub fn swap_addresses(&mut self) {
-        let (destination, source) = (self.as_view().destination(), self.as_view().source());
-        self.set_destination(source);
-        self.set_source(destination);
+        // In two words: addresses of six bytes would cost four loads and four stores.
+        let from_destination = u64::from_le_bytes(get(self.fixed, 0));
+        let from_source = u64::from_le_bytes(get(self.fixed, 6));
+        let start = from_source & 0xffff_ffff_ffff | from_destination << 48;
+        put(self.fixed, 0, start.to_le_bytes());
+        #[allow(clippy::cast_possible_truncation, reason = "bytes 2..6 of the destination")]
+        put(self.fixed, 8, ((from_destination >> 16) as u32).to_le_bytes());
     }
 
     /// What is behind the header.
