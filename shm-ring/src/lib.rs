@@ -70,6 +70,7 @@ extern crate alloc;
 #[cfg(not(loom))]
 pub mod area;
 pub mod attach;
+mod copy;
 #[cfg(all(test, not(loom)))]
 mod crash;
 pub mod desc;

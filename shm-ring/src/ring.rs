@@ -6,6 +6,7 @@
 
 use core::cell::Cell;
 
+use crate::copy::Copier;
 use crate::desc::RawDesc;
 use crate::layout::{CounterLine, RING_SLOTS_MAX, RING_SLOTS_MIN, Slot};
 use crate::sync::{AtomicU32, Ordering, ordering};
@@ -34,6 +35,7 @@ pub struct RingMemory<'area> {
     produced: &'area CounterLine,
     consumed: &'area CounterLine,
     slots: &'area [Slot],
+    copier: Copier,
 }
 
 impl<'area> RingMemory<'area> {
@@ -47,7 +49,7 @@ impl<'area> RingMemory<'area> {
         let fits = u32::try_from(slots.len())
             .is_ok_and(|n| n.is_power_of_two() && (RING_SLOTS_MIN..=RING_SLOTS_MAX).contains(&n));
         assert!(fits, "a ring of {} slots", slots.len());
-        Self { produced, consumed, slots }
+        Self { produced, consumed, slots, copier: Copier::of_this_processor() }
     }
 
     /// The line with `produced`.
@@ -67,13 +69,6 @@ impl<'area> RingMemory<'area> {
     #[allow(clippy::cast_possible_truncation, reason = "`new` bounds the length by RING_SLOTS_MAX")]
     pub fn slot_count(&self) -> u32 {
         self.slots.len() as u32
-    }
-
-    #[inline(always)]
-    fn slot(&self, position: u32) -> &'area Slot {
-        let at = position as usize & (self.slots.len() - 1);
-        // SAFETY: `new` has seen that the length is a power of two, so the mask keeps every position inside.
-        unsafe { self.slots.get_unchecked(at) }
     }
 
     /// The `count` slots from `position` on, at most the ring's, in two straight pieces: up to the end of the
@@ -143,13 +138,43 @@ fn ask_to_read(slots: &[Slot]) {
     let _ = slots;
 }
 
+/// Most descriptors that are staged and not yet in their slots: what an lcore takes in one turn.
+const STAGE_SLOTS: u32 = 64;
+
+/// Descriptors on their way into slots, by position: see [`crate::copy`]. Lined up like the slots, so that pairs
+/// here are pairs there.
+#[derive(Debug)]
+#[repr(align(64))]
+struct Stage([Cell<RawDesc>; STAGE_SLOTS as usize]);
+
+impl Stage {
+    fn empty() -> Self {
+        Self(core::array::from_fn(|_| Cell::default()))
+    }
+
+    #[inline(always)]
+    fn put(&self, position: u32, desc: RawDesc) {
+        self.0[(position % STAGE_SLOTS) as usize].set(desc);
+    }
+
+    /// From `position` on, at most `count`, as far as they lie in a row.
+    #[inline(always)]
+    fn row(&self, position: u32, count: u32) -> &[Cell<RawDesc>] {
+        let behind = &self.0[(position % STAGE_SLOTS) as usize..];
+        &behind[..(count as usize).min(behind.len())]
+    }
+}
+
 /// The side that puts descriptors in.
 #[derive(Debug)]
 pub struct Producer<'area> {
     ring: RingMemory<'area>,
+    stage: Stage,
     /// Descriptors staged so far; the truth about `produced` once published. A cell, so that several holders of
     /// packets of one thread can each give theirs back without a borrow flag to set and clear.
     staged: Cell<u32>,
+    /// Descriptors in their slots so far: `staged - written <= STAGE_SLOTS`, and less between two calls.
+    written: Cell<u32>,
     /// Where `staged` ends by the last checked value of the consumer's counter, `slots` behind that:
     /// `room_end - staged <= slots` always.
     room_end: Cell<u32>,
@@ -164,7 +189,8 @@ impl<'area> Producer<'area> {
     /// [`Producer::publish`].
     #[must_use]
     pub fn new(ring: RingMemory<'area>, journal: Option<&'area AtomicU32>) -> Self {
-        Self { ring, staged: Cell::new(0), room_end: Cell::new(ring.slot_count()), journal }
+        let room_end = Cell::new(ring.slot_count());
+        Self { ring, stage: Stage::empty(), staged: Cell::new(0), written: Cell::new(0), room_end, journal }
     }
 
     /// Takes up the producing side where another process left it: `produced` is what its journal says, never
@@ -173,7 +199,8 @@ impl<'area> Producer<'area> {
     /// No room is assumed: the first [`Producer::room`] reads the peer's counter and checks it.
     #[must_use]
     pub fn resume(ring: RingMemory<'area>, journal: Option<&'area AtomicU32>, produced: u32) -> Self {
-        Self { ring, staged: Cell::new(produced), room_end: Cell::new(produced), journal }
+        let at = || Cell::new(produced);
+        Self { ring, stage: Stage::empty(), staged: at(), written: at(), room_end: at(), journal }
     }
 
     /// How many descriptors can be staged now. Reads the peer's counter when the cached room is less than `wanted`.
@@ -202,25 +229,50 @@ impl<'area> Producer<'area> {
         self.staged.get()
     }
 
-    /// Writes one descriptor; the peer does not see it before [`Producer::publish`]. False when there is no
-    /// room by the last [`Producer::room`]; nothing is written then.
+    /// Stages one descriptor; the peer does not see it before [`Producer::publish`]. False when there is no
+    /// room by the last [`Producer::room`]; nothing is staged then.
     #[inline]
     pub fn stage(&self, desc: RawDesc) -> bool {
         let staged = self.staged.get();
         if staged == self.room_end.get() {
             return false;
         }
-        // The Release store in `publish` makes both words visible.
-        self.ring.slot(staged).store(desc);
-        self.staged.set(staged.wrapping_add(1));
+        self.stage.put(staged, desc);
+        self.count_staged(staged.wrapping_add(1));
         true
+    }
+
+    #[inline(always)]
+    fn count_staged(&self, staged: u32) {
+        self.staged.set(staged);
+        if staged.wrapping_sub(self.written.get()) == STAGE_SLOTS {
+            self.write_out();
+        }
+    }
+
+    /// Writes what is staged into its slots. The Release store in `publish` makes it visible.
+    #[inline]
+    fn write_out(&self) {
+        let staged = self.staged.get();
+        let mut at = self.written.get();
+        while at != staged {
+            let row = self.stage.row(at, staged.wrapping_sub(at));
+            let (slots, from_the_start) = self.ring.slots_from(at, row.len());
+            let (row, rest) = row.split_at(slots.len().min(row.len()));
+            self.ring.copier.put(row, slots);
+            self.ring.copier.put(rest, from_the_start);
+            #[allow(clippy::cast_possible_truncation, reason = "at most the slots of the stage")]
+            {
+                at = at.wrapping_add((slots.len() + from_the_start.len()) as u32);
+            }
+        }
+        self.written.set(staged);
     }
 
     /// Moves descriptors from a batch into this ring, at most `count_max` and as many as there is room for by the
     /// last [`Producer::room`]; the peer does not see them before [`Producer::publish`].
     ///
     /// `read` copies a slot, and `step` says what the copy becomes; the first one that it refuses ends the pass.
-    /// From slot to slot, because a copy in between costs as much again as the pass.
     #[inline(always)]
     pub fn pass(
         &self,
@@ -229,36 +281,32 @@ impl<'area> Producer<'area> {
         read: impl Fn(&Slot) -> RawDesc,
         mut step: impl FnMut(RawDesc) -> Option<RawDesc>,
     ) -> Passed {
-        let staged = self.staged.get();
-        let room = self.room_end.get().wrapping_sub(staged);
-        let mut left = count_max.min(room) as usize;
-        let mut passed: u32 = 0;
+        let first = self.staged.get();
+        let mut left = count_max.min(self.room_end.get().wrapping_sub(first));
+        let mut staged = first;
         let mut refused = None;
         while left > 0 && refused.is_none() {
-            let free = self.ring.slots_from(staged.wrapping_add(passed), left).0;
-            let full = batch.straight(free.len());
+            let free = STAGE_SLOTS - staged.wrapping_sub(self.written.get());
+            let full = batch.straight(left.min(free) as usize);
             if full.is_empty() {
                 break;
             }
-            let mut moved = 0;
-            for (from, to) in full.iter().zip(free) {
-                moved += 1;
-                let raw = read(from);
+            let from = staged;
+            for slot in full {
+                let raw = read(slot);
                 let Some(next) = step(raw) else {
                     refused = Some(raw);
                     break;
                 };
-                // The Release store in `publish` makes both words visible.
-                to.store(next);
+                self.stage.put(staged, next);
+                staged = staged.wrapping_add(1);
             }
-            batch.skip(moved);
+            let moved = staged.wrapping_sub(from);
+            batch.skip(moved as usize + usize::from(refused.is_some()));
             left -= moved;
-            #[allow(clippy::cast_possible_truncation, reason = "at most the slots of a ring")]
-            {
-                passed = passed.wrapping_add(moved as u32 - u32::from(refused.is_some()));
-            }
+            self.count_staged(staged);
         }
-        self.staged.set(staged.wrapping_add(passed));
+        let passed = staged.wrapping_sub(first);
         Passed { count: passed, refused }
     }
 
@@ -269,6 +317,7 @@ impl<'area> Producer<'area> {
     /// successor believes to be at home.
     #[inline]
     pub fn publish(&self) {
+        self.write_out();
         let staged = self.staged.get();
         if cfg!(feature = "sabotage-journal-order") {
             self.ring.produced.value.store(staged, Ordering::Release);
@@ -304,6 +353,7 @@ pub struct Passed {
 pub struct Batch<'area> {
     to_the_end: &'area [Slot],
     from_the_start: &'area [Slot],
+    copier: Copier,
 }
 
 impl<'area> Batch<'area> {
@@ -332,16 +382,12 @@ impl<'area> Batch<'area> {
     /// Copies as many descriptors as fit into `burst`, and shows `look` each copy; how many.
     #[inline(always)]
     pub fn copy_out(self, burst: &mut [RawDesc], mut look: impl FnMut(RawDesc)) -> usize {
-        let mut copy = |slot: &Slot, raw: &mut RawDesc| {
-            let copied = slot.load();
-            look(copied);
-            *raw = copied;
-        };
-        // Two plain loops: a chained iterator costs as much again as the copy.
         let count = self.len().min(burst.len());
-        let (first, rest) = burst.split_at_mut(self.to_the_end.len().min(burst.len()));
-        self.to_the_end.iter().zip(first).for_each(|(slot, raw)| copy(slot, raw));
-        self.from_the_start.iter().zip(rest).for_each(|(slot, raw)| copy(slot, raw));
+        let burst = &mut burst[..count];
+        let (first, rest) = burst.split_at_mut(self.to_the_end.len().min(count));
+        self.copier.get(self.to_the_end, first);
+        self.copier.get(self.from_the_start, rest);
+        burst.iter().for_each(|raw| look(*raw));
         count
     }
 
@@ -440,7 +486,7 @@ impl<'area> Consumer<'area> {
         let (first, rest) = self.ring.slots_from(self.taken, known as usize);
         ask_to_read(first);
         ask_to_read(rest);
-        Ok(Batch { to_the_end, from_the_start })
+        Ok(Batch { to_the_end, from_the_start, copier: self.ring.copier })
     }
 
     /// Gives the taken slots back to the producer. With a journal: once everything taken is dealt with, since
