@@ -45,7 +45,7 @@ fn reply(frame: &[u8]) -> Vec<u8> {
 
 fn rule(port: u16, protocol: u8, action: RuleAction) -> Rule {
     let criteria = Criteria { protocol: Some(protocol), ..Criteria::default() };
-    Rule { port: PortId(port), criteria, action, observe: None }
+    Rule { port: PortId(port), criteria, action, observe: None, replication: None }
 }
 
 /// Two guests, each the other's only neighbour; UDP is let through both ways by a rule, other packets by default.
@@ -160,7 +160,13 @@ fn a_change_of_rules_holds_for_flows_that_are_known() {
 fn rules_that_ask_for_stations_are_asked_each_time() {
     let mut spec = neighbours();
     let criteria = Criteria { source_mac: Some(MacAddress([2, 0, 0, 0, 0, 9])), ..Criteria::default() };
-    spec.rules.push(Rule { port: PortId(0), criteria, action: RuleAction::Drop, observe: None });
+    spec.rules.push(Rule {
+        port: PortId(0),
+        criteria,
+        action: RuleAction::Drop,
+        observe: None,
+        replication: None,
+    });
     spec.rules.swap(0, 2);
     let (lab, [mut client, _server]) = started(&spec);
     let allowed = frame(UDP, 1);

@@ -37,6 +37,7 @@ fn shared(frames: &[Vec<u8>], adjust: impl FnOnce(&mut LabSpec)) -> (Lab, PathBu
         criteria: Criteria { protocol: Some(TCP), ..Criteria::default() },
         action: RuleAction::Chain(ChainId(1)),
         observe: None,
+        replication: None,
     }];
     spec.paced = true;
     adjust(&mut spec);

@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use crate::cursor::Cursor;
 use crate::finding::Kind;
-use crate::flow::{DMAC, DPORT, DST, Flows, PROTO, SMAC, SPORT, SRC, VLAN};
+use crate::flow::{DMAC, DPORT, DST, Flows, GROUP, PROTO, SMAC, SPORT, SRC, VLAN};
 use crate::form::Form;
 use crate::ids::DomainId;
 use crate::key::{Key, Presence, Table};
@@ -42,6 +42,7 @@ pub(crate) const TABLE: Table = Table {
         &VLAN,
         &SMAC,
         &DMAC,
+        &GROUP,
         &PROTO,
         &SRC,
         &DST,
@@ -80,6 +81,14 @@ impl Edge {
         if from.is_some() && from == to {
             let rule = "must be another domain than from: inside a domain nothing crosses";
             cursor.refuse(&TO, Kind::Conflict, rule, Vec::new());
+            return None;
+        }
+        if let (Some(flows), Some(false)) = (&flows, broadcast)
+            && flows.group
+        {
+            let rule =
+                "must come with broadcast = true: an edge that is for groups only carries nothing without";
+            cursor.refuse(&GROUP, Kind::Conflict, rule, Vec::new());
             return None;
         }
         Some(Self { from: from?, to: to?, flows: flows?, broadcast: broadcast?, limit: limit? })

@@ -62,6 +62,12 @@ pub(crate) const SMAC: Key = Key {
     presence: Presence::Optional,
     doc: "Source MAC address.",
 };
+pub(crate) const GROUP: Key = Key {
+    name: "group",
+    form: Form::Flag,
+    presence: Presence::Flag(false),
+    doc: "Frames to broadcast and multicast addresses only.",
+};
 pub(crate) const DMAC: Key =
     Key { name: "dmac", form: SMAC.form, presence: Presence::Optional, doc: "Destination MAC address." };
 
@@ -77,6 +83,9 @@ pub struct PortRange {
 /// Which packets are meant. A field that is `None` matches all.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Flows {
+    /// Frames to group addresses only.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub group: bool,
     /// The VLAN id of the outermost tag.
     pub vlan: Option<u16>,
     /// The source MAC address.
@@ -98,6 +107,7 @@ pub struct Flows {
 impl Flows {
     /// Reads the keys of this file, which the table of the cursor has.
     pub(crate) fn read(cursor: &Cursor<'_>) -> Option<Self> {
+        let group = cursor.flag(&GROUP);
         let vlan = cursor.optional_number(&VLAN);
         let smac = optional(cursor, &SMAC, read_mac);
         let dmac = optional(cursor, &DMAC, read_mac);
@@ -109,6 +119,7 @@ impl Flows {
         let matched = one_family(cursor, src?, dst?, proto?) & ports_have_proto(cursor, proto?);
         matched.then_some(())?;
         Some(Self {
+            group: group?,
             // The form of the key keeps it within 12 bits.
             vlan: vlan?.and_then(|vlan| u16::try_from(vlan).ok()),
             smac: smac?,

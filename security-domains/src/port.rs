@@ -195,7 +195,7 @@ fn read_domains(cursor: &Cursor<'_>, scope: &Scope<'_>) -> Option<Vec<DomainId>>
 pub(crate) fn read_chain(cursor: &Cursor<'_>, id: PortId, scope: &Scope<'_>) -> Option<ChainId> {
     let chain = ChainId(cursor.reference(&CHAIN, &scope.chains.names)?);
     let first = scope.port_domains[id.index()].get(..1).unwrap_or_default();
-    scope.chain_starts_at(cursor, &CHAIN, chain, first).then_some(chain)
+    scope.chain_starts_at(cursor, &cursor.place(&CHAIN), chain, first).then_some(chain)
 }
 
 pub(crate) fn read_mtu(cursor: &Cursor<'_>, id: PortId, scope: &Scope<'_>) -> Option<u16> {

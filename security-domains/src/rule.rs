@@ -1,11 +1,12 @@
-//! A rule: which packets of a port take another chain, are shown to an observer, or are dropped.
+//! A rule: which packets of a port take another chain, are shown to an observer, are copied, or are dropped.
 
 use serde::Serialize;
 
+use crate::book::Place;
 use crate::cursor::Cursor;
 use crate::finding::Kind;
-use crate::flow::{DMAC, DPORT, DST, Flows, PROTO, SMAC, SPORT, SRC, VLAN};
-use crate::form::Form;
+use crate::flow::{DMAC, DPORT, DST, Flows, GROUP, PROTO, SMAC, SPORT, SRC, VLAN};
+use crate::form::{Form, Number};
 use crate::ids::{ChainId, PortId, ServiceId};
 use crate::key::{Key, Presence, Table};
 use crate::scope::Scope;
@@ -20,7 +21,7 @@ const CHAIN: Key = Key {
     name: "chain",
     form: Form::Reference(&["chain"]),
     presence: Presence::Optional,
-    doc: "The chain that matching packets take. Either this or drop; with observe alone, the port's chain.",
+    doc: "The chain that matching packets take. Either this or drop; with observe or replicate alone, the port's chain.",
 };
 const DROP: Key = Key {
     name: "drop",
@@ -34,10 +35,39 @@ const OBSERVE: Key = Key {
     presence: Presence::Optional,
     doc: "The observer service that is shown matching packets.",
 };
+const COPIED: Form = Form::Reference(&["chain"]);
+const REPLICATE: Key = Key {
+    name: "replicate",
+    form: Form::List { of: &COPIED, min: 0, max: 8 },
+    presence: Presence::Empty,
+    doc: "Chains that a copy of each matching packet enters besides, made by the host and counted as replicated.",
+};
+const REPLICATE_LIMIT: Key = Key {
+    name: "replicate_limit_pps",
+    form: Form::Number(Number::between(1, 10_000_000)),
+    presence: Presence::Number(10_000),
+    doc: "Most copies that the rule makes in a second; what is above is not made and counted as replicate_limit.",
+};
 pub(crate) const TABLE: Table = Table {
     header: "[[rule]]",
     doc: "Which packets of a port take another chain; the first match wins.",
-    keys: &[&PORT, &VLAN, &SMAC, &DMAC, &PROTO, &SRC, &DST, &SPORT, &DPORT, &CHAIN, &DROP, &OBSERVE],
+    keys: &[
+        &PORT,
+        &VLAN,
+        &SMAC,
+        &DMAC,
+        &GROUP,
+        &PROTO,
+        &SRC,
+        &DST,
+        &SPORT,
+        &DPORT,
+        &CHAIN,
+        &DROP,
+        &OBSERVE,
+        &REPLICATE,
+        &REPLICATE_LIMIT,
+    ],
 };
 
 /// What happens to a matching packet.
@@ -62,6 +92,11 @@ pub struct Rule {
     pub action: RuleAction,
     /// Who is shown a packet that matches; never with [`RuleAction::Drop`].
     pub observe: Option<ServiceId>,
+    /// Chains that copies of it enter; never with [`RuleAction::Drop`].
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub replicate: Vec<ChainId>,
+    /// Most copies in a second, if there are any.
+    pub replicate_limit_pps: Option<u32>,
 }
 
 impl Rule {
@@ -70,7 +105,17 @@ impl Rule {
         let flows = Flows::read(cursor);
         let action = read_action(cursor, scope, port);
         let observe = read_observe(cursor, scope, action);
-        Some(Self { port: port?, flows: flows?, action: action?, observe: observe? })
+        let replicate = read_replicate(cursor, scope, port, action);
+        let limit = cursor.number(&REPLICATE_LIMIT);
+        Some(Self {
+            port: port?,
+            flows: flows?,
+            action: action?,
+            observe: observe?,
+            replicate_limit_pps: limit
+                .map(|limit| replicate.as_ref().is_some_and(|to| !to.is_empty()).then_some(limit))?,
+            replicate: replicate?,
+        })
     }
 }
 
@@ -80,7 +125,7 @@ fn read_action(cursor: &Cursor<'_>, scope: &Scope<'_>, port: Option<PortId>) -> 
         (false, true) => return Some(RuleAction::Drop),
         (true, false) => {}
         // The port's own chain, which is checked where the port is read.
-        (false, false) if cursor.has(&OBSERVE) => {
+        (false, false) if cursor.has(&OBSERVE) || cursor.has(&REPLICATE) => {
             return scope.chain_at(port?).map(RuleAction::Chain);
         }
         (both, _) => {
@@ -92,7 +137,7 @@ fn read_action(cursor: &Cursor<'_>, scope: &Scope<'_>, port: Option<PortId>) -> 
     }
     let chain = ChainId(cursor.reference(&CHAIN, &scope.chains.names)?);
     let domains = port.map_or(&[][..], |port| &scope.port_domains[port.index()]);
-    scope.chain_starts_at(cursor, &CHAIN, chain, domains).then_some(RuleAction::Chain(chain))
+    scope.chain_starts_at(cursor, &cursor.place(&CHAIN), chain, domains).then_some(RuleAction::Chain(chain))
 }
 
 /// `Some(None)`: nobody is shown anything. `None`: there is a finding.
@@ -114,4 +159,57 @@ fn read_observe(
         }
     };
     scope.may_observe(cursor, &cursor.place(&OBSERVE), service, chain).then_some(Some(service))
+}
+
+/// The chains of copies, each once and none of them the packet's own.
+fn read_replicate(
+    cursor: &Cursor<'_>,
+    scope: &Scope<'_>,
+    port: Option<PortId>,
+    action: Option<RuleAction>,
+) -> Option<Vec<ChainId>> {
+    let copies = cursor.list(&REPLICATE)?;
+    if copies.is_empty() && cursor.has(&REPLICATE_LIMIT) {
+        let rule = "must come with replicate: it limits the copies";
+        cursor.refuse(&REPLICATE_LIMIT, Kind::Conflict, rule, Vec::new());
+    }
+    let mut chains = Some(Vec::new());
+    for (place, value) in copies {
+        let found = cursor.resolve(&place, value, &COPIED, &[&scope.chains.names]);
+        let chain = found.map(|(_, chain)| ChainId(chain));
+        let legal = chain.filter(|&chain| may_copy(cursor, &place, scope, (port, action), chain, &chains));
+        match legal {
+            Some(chain) => chains.iter_mut().for_each(|chains| chains.push(chain)),
+            None => chains = None,
+        }
+    }
+    chains
+}
+
+fn may_copy(
+    cursor: &Cursor<'_>,
+    place: &Place,
+    scope: &Scope<'_>,
+    (port, action): (Option<PortId>, Option<RuleAction>),
+    chain: ChainId,
+    before: &Option<Vec<ChainId>>,
+) -> bool {
+    let refuse = |rule| {
+        cursor.refuse_at(place, Kind::Conflict, rule, Vec::new());
+        false
+    };
+    match action {
+        Some(RuleAction::Drop) => {
+            return refuse("must come without drop: copies are made of what enters a chain");
+        }
+        Some(RuleAction::Chain(own)) if own == chain => {
+            return refuse("must be another chain than the one that the packet takes itself");
+        }
+        _ => {}
+    }
+    if before.as_ref().is_some_and(|before| before.contains(&chain)) {
+        return refuse("must be listed once");
+    }
+    let domains = port.map_or(&[][..], |port| &scope.port_domains[port.index()]);
+    scope.chain_starts_at(cursor, place, chain, domains)
 }

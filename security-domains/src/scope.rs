@@ -256,7 +256,7 @@ impl<'d> Scope<'d> {
     pub(crate) fn chain_starts_at(
         &self,
         cursor: &Cursor<'_>,
-        key: &Key,
+        place: &Place,
         chain: ChainId,
         domains: &[DomainId],
     ) -> bool {
@@ -265,7 +265,7 @@ impl<'d> Scope<'d> {
             if !domains.iter().any(|domain| to.1.contains(domain)) {
                 let whence = Whence { domain: domains.first().copied(), skipped };
                 let candidates = domains.iter().flat_map(|&domain| self.chains_of(domain));
-                if !self.leads(cursor, &cursor.place(key), "a chain", (whence, &to.1), candidates) {
+                if !self.leads(cursor, place, "a chain", (whence, &to.1), candidates) {
                     return false;
                 }
             }

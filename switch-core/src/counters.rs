@@ -65,6 +65,8 @@ impl<K: Named, const N: usize> CounterSet<K, N> {
 pub struct DomainCounters {
     /// Packets received by a port, made by an NF, or copied in.
     pub entered: u64,
+    /// Of these, copies that a rule made of packets of a port.
+    pub replicated: u64,
     /// Packets that a port has taken for transmission.
     pub delivered: u64,
     /// Packets that an edge has let into another domain; they have entered that one as copies.
@@ -79,6 +81,7 @@ impl DomainCounters {
     /// Adds the counters of another lcore.
     pub fn merge(&mut self, other: &Self) {
         self.entered += other.entered;
+        self.replicated += other.replicated;
         self.delivered += other.delivered;
         self.crossed += other.crossed;
         self.observed += other.observed;

@@ -7,7 +7,7 @@
 //!
 //! Stations and VLAN are compared first, and a difference there is a certain "no match":
 //!
-//! | frame | criteria with a MAC address | with a VLAN |
+//! | frame | criteria with a MAC address, or for groups | with a VLAN |
 //! |---|---|---|
 //! | with one or two tags (802.1Q, 802.1ad) | compared | the outer tag's number compared |
 //! | without a tag | compared | no match |
@@ -98,6 +98,8 @@ pub enum Match {
 /// Fields that a packet must have. One that is `None` is not asked for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Criteria {
+    /// Whether the frame must be for a group of stations: broadcast or multicast.
+    pub for_group: bool,
     /// Number of the outer VLAN tag.
     pub vlan: Option<u16>,
     /// Station that sent the frame.
@@ -144,7 +146,8 @@ impl Criteria {
         }
         let Some(link) = parsed.link else { return Match::CannotSay(DropReason::HeaderMalformed) };
         let is_between = self.source_mac.is_none_or(|source| source == link.source)
-            && self.destination_mac.is_none_or(|destination| destination == link.destination);
+            && self.destination_mac.is_none_or(|destination| destination == link.destination)
+            && (!self.for_group || link.destination.0[0] & 1 == 1);
         match (self.vlan, parsed.vlan, &parsed.network) {
             _ if !is_between => Match::No,
             (None, ..) => Match::Yes,
@@ -177,7 +180,7 @@ impl Criteria {
     /// Whether they ask which station sent a frame, or for which it is.
     #[must_use]
     pub const fn ask_stations(&self) -> bool {
-        self.source_mac.is_some() || self.destination_mac.is_some()
+        self.source_mac.is_some() || self.destination_mac.is_some() || self.for_group
     }
 
     const fn asks_link(&self) -> bool {

@@ -52,6 +52,8 @@ named_enum! {
         DomainRate = "domain_rate",
         /// The endpoint may send on no more at present.
         EndpointRate = "endpoint_rate",
+        /// The rule makes no more copies at present: the packet goes on, this copy of it does not.
+        ReplicateLimit = "replicate_limit",
         /// An observer had no room for one more reference: it loses its own view, the packet goes on.
         ObserverFull = "observer_full",
         /// The ledger says that the buffer is not the lcore's to hand on: a fault of the host.

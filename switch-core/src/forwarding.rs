@@ -24,7 +24,7 @@ use crate::criteria::{Criteria, Match};
 use crate::drop_reason::DropReason;
 use crate::edge::{EdgeSpec, Edges};
 use crate::header::HeaderCopy;
-use crate::ids::{ChainId, DomainId, EdgeId, EndpointId, ObserversId, PortId, ServiceId};
+use crate::ids::{ChainId, DomainId, EdgeId, EndpointId, ObserversId, PortId, ReplicationId, ServiceId};
 use crate::instance;
 use crate::ledger::PacketPath;
 use crate::liveness::Liveness;
@@ -63,6 +63,17 @@ pub struct Arrival {
     pub decision: Decision,
     /// Who is shown it; [`ObserversId::NONE`] for one that is dropped.
     pub observers: ObserversId,
+    /// What is made of it besides, wherever it goes itself.
+    pub replication: ReplicationId,
+}
+
+impl Arrival {
+    /// Whether nobody is shown it, and nothing is made of it besides.
+    #[inline]
+    #[must_use]
+    pub fn is_all(&self) -> bool {
+        self.observers == ObserversId::NONE && self.replication == ReplicationId::NONE
+    }
 }
 
 /// What the rules of a port say of a packet.
@@ -88,6 +99,7 @@ pub struct Forwarding {
     pub(crate) chains: Box<[Chain]>,
     pub(crate) edges: Edges,
     pub(crate) observers: Box<[Box<[ServiceId]>]>,
+    pub(crate) replications: Box<[Replicas]>,
     pub(crate) flow_seed: u64,
 }
 
@@ -112,6 +124,14 @@ pub(crate) struct Entrance {
     /// Or [`ChainId::NONE`].
     pub(crate) chain: ChainId,
     pub(crate) observers: ObserversId,
+    pub(crate) replication: ReplicationId,
+}
+
+/// What a rule makes of a packet besides.
+#[derive(Clone, Debug)]
+pub(crate) struct Replicas {
+    pub(crate) entrances: Box<[Entrance]>,
+    pub(crate) copies_per_s: u64,
 }
 
 #[derive(Clone, Debug)]
@@ -227,7 +247,30 @@ impl Forwarding {
         path.chain = entrance.chain;
         let decision = self.at_hop(path, live);
         let is_dropped = matches!(decision.step, Step::Drop(_));
-        Arrival { decision, observers: if is_dropped { ObserversId::NONE } else { entrance.observers } }
+        let observers = if is_dropped { ObserversId::NONE } else { entrance.observers };
+        Arrival { decision, observers, replication: entrance.replication }
+    }
+
+    /// Where the copy of a packet goes that is the `at`th of a replication, and who is shown it; none behind the last.
+    #[must_use]
+    pub fn replica(
+        &self,
+        replication: ReplicationId,
+        at: usize,
+        path: PacketPath,
+        live: &Liveness,
+    ) -> Option<Arrival> {
+        let entrance = self.replications.get(replication.index())?.entrances.get(at)?;
+        let path = PacketPath { chain: entrance.chain, hop: 0, visited: 0, ..path };
+        let decision = self.at_hop(path, live);
+        let is_dropped = matches!(decision.step, Step::Drop(_));
+        let observers = if is_dropped { ObserversId::NONE } else { entrance.observers };
+        Some(Arrival { decision, observers, replication: ReplicationId::NONE })
+    }
+
+    /// How many copies each replication may make in a second, in their order.
+    pub fn copies_per_s(&self) -> impl Iterator<Item = u64> + '_ {
+        self.replications.iter().map(|replicas| replicas.copies_per_s)
     }
 
     /// Where a packet goes that `endpoint` has given back. The caller counts a `verdict_denied` to it.
@@ -454,7 +497,7 @@ impl Forwarding {
             && self.chains.get(chain.index()).is_none_or(|chain| chain.leads_to_a_choice)
     }
 
-    /// Every chain that packets of a port may take: by default, or by a rule.
+    /// Every chain that packets of a port may take themselves: by default, or by a rule.
     pub fn chains_from(&self, port: PortId) -> impl Iterator<Item = ChainId> + '_ {
         let tables = self.ports.get(port.index());
         let by_rule = tables.into_iter().flat_map(|tables| &tables.rules).filter_map(|rule| rule.entrance);
@@ -496,7 +539,8 @@ const fn drop(path: PacketPath, reason: DropReason) -> Decision {
 
 #[inline]
 const fn refuse(path: PacketPath, reason: DropReason) -> Arrival {
-    Arrival { decision: drop(path, reason), observers: ObserversId::NONE }
+    let (observers, replication) = (ObserversId::NONE, ReplicationId::NONE);
+    Arrival { decision: drop(path, reason), observers, replication }
 }
 
 #[cfg(test)]

@@ -61,6 +61,11 @@ id!(
     ObserversId(u16)
 );
 
+id!(
+    /// What is made besides of a packet: copies that enter other chains.
+    ReplicationId(u16)
+);
+
 /// Most endpoints of one switch.
 pub const ENDPOINTS_MAX: usize = 1024;
 
@@ -76,5 +81,10 @@ impl PortId {
 
 impl ObserversId {
     /// Of a packet that nobody is shown.
+    pub const NONE: Self = Self(u16::MAX);
+}
+
+impl ReplicationId {
+    /// Of a packet that is not copied.
     pub const NONE: Self = Self(u16::MAX);
 }

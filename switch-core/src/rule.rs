@@ -23,12 +23,26 @@ pub struct Rule {
     pub action: RuleAction,
     /// A service that is shown them besides, as they enter their chain.
     pub observe: Option<ServiceId>,
+    /// What is made of them besides.
+    pub replication: Option<Replication>,
 }
+
+/// Copies of a packet, which enter chains of their own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Replication {
+    /// A copy enters each; at most [`COPIES_MAX`].
+    pub chains: Vec<ChainId>,
+    /// Most copies in a second, on all lcores together.
+    pub copies_per_s: u64,
+}
+
+/// Most copies of one packet.
+pub const COPIES_MAX: usize = 8;
 
 impl Rule {
     /// A rule for every packet of a port.
     #[must_use]
     pub fn for_all_of(port: PortId, action: RuleAction) -> Self {
-        Self { port, criteria: Criteria::default(), action, observe: None }
+        Self { port, criteria: Criteria::default(), action, observe: None, replication: None }
     }
 }

@@ -6,9 +6,11 @@
 use thiserror::Error;
 
 use crate::edge::{EdgeSpec, Edges};
-use crate::forwarding::{Chain, Entrance, Forwarding, HOP_LIMIT, Port, PortRule, Service};
-use crate::ids::{ChainId, DomainId, ENDPOINTS_MAX, EndpointId, ObserversId, PortId, ServiceId};
-use crate::rule::{Rule, RuleAction};
+use crate::forwarding::{Chain, Entrance, Forwarding, HOP_LIMIT, Port, PortRule, Replicas, Service};
+use crate::ids::{
+    ChainId, DomainId, ENDPOINTS_MAX, EndpointId, ObserversId, PortId, ReplicationId, ServiceId,
+};
+use crate::rule::{COPIES_MAX, Rule, RuleAction};
 
 /// What a service's NFs may name in a verdict, besides next and drop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -158,6 +160,16 @@ pub enum SnapshotError {
         /// To whom.
         service: ServiceId,
     },
+    /// A rule whose copies could not be bounded.
+    #[error(
+        "rule {rule} makes {copies} copies of a packet, from 1 to {COPIES_MAX} of one that goes on are allowed"
+    )]
+    Copies {
+        /// Which.
+        rule: usize,
+        /// How many.
+        copies: usize,
+    },
     /// An edge that leads nowhere.
     #[error("edge {edge} leads from domain {domain} to itself")]
     EdgeToItself {
@@ -193,7 +205,7 @@ impl ForwardingSpec {
         self.check_counts()?;
         self.check_references()?;
         self.check_ways()?;
-        let mut lists = ObserverLists::default();
+        let mut lists = Lists::default();
         Ok(Forwarding {
             ports: (0..)
                 .map(PortId)
@@ -214,24 +226,24 @@ impl ForwardingSpec {
                 .map(|(chain, id)| self.build_chain(chain, ChainId(id)))
                 .collect(),
             edges: Edges::new(&self.edges),
-            observers: lists.lists.into_iter().map(Vec::into_boxed_slice).collect(),
+            observers: lists.observers.into_iter().map(Vec::into_boxed_slice).collect(),
+            replications: lists.replications.into_boxed_slice(),
             flow_seed: self.flow_seed,
         })
     }
 
-    fn build_port(&self, id: PortId, port: &PortSpec, lists: &mut ObserverLists) -> Port {
-        let mut is_observed = false;
-        let mut entrance = |chain: Option<ChainId>, observe: Option<ServiceId>| {
-            let by_chain = chain.map_or(&[][..], |chain| &self.chains[chain.index()].observers);
-            let observers = lists.number(by_chain.iter().copied().chain(observe));
-            is_observed |= observers != ObserversId::NONE;
-            Entrance { chain: chain.unwrap_or(ChainId::NONE), observers }
-        };
-        let default = entrance(port.chain, None);
+    fn build_port(&self, id: PortId, port: &PortSpec, lists: &mut Lists) -> Port {
+        let default = self.build_entrance(port.chain, None, lists);
+        let mut is_observed = default.observers != ObserversId::NONE;
         let mut rule = |rule: &Rule| PortRule {
             criteria: rule.criteria.clone(),
             entrance: match rule.action {
-                RuleAction::Chain(chain) => Some(entrance(Some(chain), rule.observe)),
+                RuleAction::Chain(chain) => {
+                    let mut entrance = self.build_entrance(Some(chain), rule.observe, lists);
+                    is_observed |= entrance.observers != ObserversId::NONE;
+                    entrance.replication = self.build_replication(rule, lists);
+                    Some(entrance)
+                }
                 RuleAction::Drop => None,
             },
         };
@@ -243,6 +255,27 @@ impl ForwardingSpec {
         let judges_flows = !rules.is_empty() && !rules.iter().any(|rule| rule.criteria.ask_stations());
         let domains = port.domains.as_slice().into();
         Port { domains, default, needs_header, judges_flows, is_observed, rules }
+    }
+
+    fn build_entrance(
+        &self,
+        chain: Option<ChainId>,
+        observe: Option<ServiceId>,
+        lists: &mut Lists,
+    ) -> Entrance {
+        let by_chain = chain.map_or(&[][..], |chain| &self.chains[chain.index()].observers);
+        let observers = lists.number(by_chain.iter().copied().chain(observe));
+        Entrance { chain: chain.unwrap_or(ChainId::NONE), observers, replication: ReplicationId::NONE }
+    }
+
+    /// Numbers what a rule makes of packets besides.
+    fn build_replication(&self, rule: &Rule, lists: &mut Lists) -> ReplicationId {
+        let Some(replication) = &rule.replication else { return ReplicationId::NONE };
+        let entrances =
+            replication.chains.iter().map(|chain| self.build_entrance(Some(*chain), None, lists)).collect();
+        lists.replications.push(Replicas { entrances, copies_per_s: replication.copies_per_s });
+        // As many as rules at most.
+        u16::try_from(lists.replications.len() - 1).map_or(ReplicationId::NONE, ReplicationId)
     }
 
     fn build_chain(&self, chain: &ChainSpec, id: ChainId) -> Chain {
@@ -311,7 +344,7 @@ impl ForwardingSpec {
             ("chain", self.chains.len()),
             ("edge", self.edges.len()),
             // Each may make one more list of observers.
-            ("port or rule", self.ports.len() + self.rules.len()),
+            ("port, rule or copy", self.ports.len() + self.rules.len() + self.copies()),
         ];
         for (kind, count) in counts {
             if count >= usize::from(u16::MAX) {
@@ -357,6 +390,7 @@ impl ForwardingSpec {
             if let Some(service) = rule.observe {
                 self.check_service("rule", position, service)?;
             }
+            self.check_replication(position, rule)?;
             match (rule.action, rule.observe) {
                 (RuleAction::Chain(chain), _) => self.check_chain("rule", position, chain)?,
                 (RuleAction::Drop, None) => {}
@@ -366,6 +400,20 @@ impl ForwardingSpec {
             }
         }
         Ok(())
+    }
+
+    /// Copies are of packets that go on, and no more than a few of each.
+    fn check_replication(&self, position: usize, rule: &Rule) -> Result<(), SnapshotError> {
+        let Some(replication) = &rule.replication else { return Ok(()) };
+        let copies = replication.chains.len();
+        if !(1..=COPIES_MAX).contains(&copies) || rule.action == RuleAction::Drop {
+            return Err(SnapshotError::Copies { rule: position, copies });
+        }
+        replication.chains.iter().try_for_each(|chain| self.check_chain("rule", position, *chain))
+    }
+
+    fn copies(&self) -> usize {
+        self.rules.iter().filter_map(|rule| rule.replication.as_ref()).map(|each| each.chains.len()).sum()
     }
 
     fn check_chain(&self, user: &'static str, position: usize, id: ChainId) -> Result<(), SnapshotError> {
@@ -381,13 +429,15 @@ impl ForwardingSpec {
     }
 }
 
-/// The lists of observers that there are, each once.
+/// The lists that a snapshot has numbers for.
 #[derive(Default)]
-struct ObserverLists {
-    lists: Vec<Vec<ServiceId>>,
+struct Lists {
+    /// Those of observers, each once.
+    observers: Vec<Vec<ServiceId>>,
+    replications: Vec<Replicas>,
 }
 
-impl ObserverLists {
+impl Lists {
     fn number(&mut self, services: impl Iterator<Item = ServiceId>) -> ObserversId {
         let mut list = Vec::new();
         services.for_each(|service| {
@@ -398,12 +448,12 @@ impl ObserverLists {
         if list.is_empty() {
             return ObserversId::NONE;
         }
-        let known = self.lists.iter().position(|known| *known == list);
+        let known = self.observers.iter().position(|known| *known == list);
         let position = known.unwrap_or_else(|| {
-            self.lists.push(list);
-            self.lists.len() - 1
+            self.observers.push(list);
+            self.observers.len() - 1
         });
-        // As many lists as ports and rules at most.
+        // As many lists as ports, rules and their copies at most; there are numbers for them.
         u16::try_from(position).map_or(ObserversId::NONE, ObserversId)
     }
 }

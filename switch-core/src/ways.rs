@@ -1,7 +1,7 @@
 //! The ways that a configuration draws from domain to domain: each must have an edge.
 //!
 //! What is checked is where packets are sent by the tables themselves: from a port to the first hop of its chain
-//! and of its rules' chains, from hop to hop, over a hop that fails open, from the last hop to the egress port,
+//! and of its rules' chains, those of copies too, from hop to hop, over a hop that fails open, from the last hop to the egress port,
 //! and from a service to what it may name; and to observers, from the domain in which a packet enters its chain.
 //! An edge that is drawn may still refuse a packet when it comes:
 //! [`crate::forwarding::Forwarding::edge`] has the last word.
@@ -43,7 +43,11 @@ impl ForwardingSpec {
         for (position, rule) in self.rules.iter().enumerate() {
             if let RuleAction::Chain(chain) = rule.action {
                 let domains = &self.ports[rule.port.index()].domains;
-                self.check_entry(Sender { kind: "rule", position, domains }, chain, rule.observe)?;
+                let sender = Sender { kind: "rule", position, domains };
+                self.check_entry(sender, chain, rule.observe)?;
+                for copied in rule.replication.iter().flat_map(|replication| &replication.chains) {
+                    self.check_entry(sender, *copied, None)?;
+                }
             }
         }
         self.check_targets()

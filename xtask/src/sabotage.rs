@@ -193,6 +193,11 @@ pub const ALL: &[Sabotage] = &[
     datapath("sabotage-crossing-tail", EDGES, "nothing_but_the_frame_crosses"),
     datapath("sabotage-limits", SHARES, "a_limited_domain_lets_in_what_its_rate_allows"),
     datapath(
+        "sabotage-replicate-limit",
+        &["--test", "datapath_replicate"],
+        "no_sender_makes_more_copies_than_the_rule_allows",
+    ),
+    datapath(
         "sabotage-shared-limit",
         SHARES,
         "domains_that_share_a_limit_let_in_together_what_its_rate_allows",

@@ -4,7 +4,7 @@ use dpdk::MbufBurst;
 use switch_core::drop_reason::DropReason;
 use switch_core::forwarding::{Arrival as Entering, Forwarding};
 use switch_core::header::HeaderCopy;
-use switch_core::ids::{ObserversId, PortId};
+use switch_core::ids::PortId;
 use switch_core::shard::Ingress as Arrival;
 
 use super::domain::{DomainLane, Frame};
@@ -25,7 +25,7 @@ pub(super) struct Entrance<'l> {
     pub forwarding: &'l Forwarding,
     /// Headers of the frame under way, if they are needed.
     pub header: &'l mut HeaderCopy,
-    /// Takes the frames that somebody observes: they go on behind the burst.
+    /// Takes the frames that somebody observes, or that are copied: they go on behind the burst.
     pub observed: &'l mut Vec<Observed>,
 }
 
@@ -56,7 +56,7 @@ impl Entrance<'_> {
         vlan: u16,
         sampled: Option<Place>,
     ) {
-        let Entering { decision, observers } = entering;
+        let Entering { decision, observers, replication } = entering;
         let path = decision.path;
         let arrival = Arrival { path, vlan, class: 0, offload_flags: 0, host_time_ms: self.now_ms };
         if !route.shard.received(frame.index, &arrival) {
@@ -67,9 +67,9 @@ impl Entrance<'_> {
         if let Some(place) = sampled {
             route.domain.sampler.note(frame.index.0, place);
         }
-        if observers != ObserversId::NONE {
+        if !entering.is_all() {
             let header = self.needs_header.then_some(*self.header);
-            self.observed.push(Observed { frame, decision, observers, header });
+            self.observed.push(Observed { frame, decision, observers, replication, header });
             return;
         }
         route.forward(frame, decision, None);

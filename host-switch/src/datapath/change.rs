@@ -26,6 +26,7 @@ use super::domain::DomainLane;
 use super::idle::{Backoff, Idle};
 use super::lcore::Lcore;
 use super::limit::Limit;
+use super::replicate::Replications;
 use super::turn::shares;
 
 /// Buffers looked at between two turns.
@@ -146,6 +147,7 @@ impl Lcore {
     pub(super) fn change(&mut self, change: Arc<DatapathChange>, done: Sender<(Arc<Forwarding>, Changed)>) {
         self.end_hold();
         self.adopt_edges(&change.forwarding, &change.edges_were);
+        self.replications = Replications::all(&change.forwarding, self.lcores);
         let old = std::mem::replace(&mut self.forwarding, Arc::clone(&change.forwarding));
         if let Some(flows) = &mut self.flows {
             flows.forget_decisions();

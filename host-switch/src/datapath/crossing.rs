@@ -18,6 +18,7 @@ use super::domain::{DomainLane, Frame};
 use super::lcore::{Lcore, RETURN_BURST};
 use super::limit::Limit;
 use super::route::Route;
+use crate::region::Mapping;
 
 /// A frame that waits to be copied into another domain.
 #[derive(Debug)]
@@ -192,35 +193,52 @@ pub(super) fn copy_over(
     path: PacketPath,
     judged: &HeaderCopy,
 ) -> Result<Frame, DropReason> {
+    let arrival = arrival_of(source, frame.index, path).ok_or(DropReason::LedgerRefused)?;
+    let at = source.state.position(frame.index, frame.offset_bytes);
+    copy_from((source.state.region, at), target, frame.len_bytes, &arrival, judged)
+}
+
+/// Copies a frame into another buffer of its own domain, likewise.
+pub(super) fn duplicate(
+    domain: &mut DomainLane,
+    frame: Frame,
+    path: PacketPath,
+    judged: &HeaderCopy,
+) -> Result<Frame, DropReason> {
+    let arrival = arrival_of(domain, frame.index, path).ok_or(DropReason::LedgerRefused)?;
+    let from = (domain.state.region, domain.state.position(frame.index, frame.offset_bytes));
+    copy_from(from, domain, frame.len_bytes, &arrival, judged)
+}
+
+fn copy_from(
+    (source, from): (&Mapping, usize),
+    target: &mut DomainLane,
+    len_bytes: u16,
+    arrival: &Arrival,
+    judged: &HeaderCopy,
+) -> Result<Frame, DropReason> {
     let DomainLane { cell, state, .. } = target;
     let offset_bytes = state.geometry.headroom_bytes;
-    if u32::from(offset_bytes) + u32::from(frame.len_bytes) > state.limits.stride_bytes {
+    if u32::from(offset_bytes) + u32::from(len_bytes) > state.limits.stride_bytes {
         return Err(DropReason::FrameTooLong);
     }
-    let Some(arrival) = arrival_of(source, frame.index, path) else { return Err(DropReason::LedgerRefused) };
     let (mut shard, mut index) = (cell.borrow(), [0]);
     if state.is_lost || !shard.take(&mut index) {
         return Err(DropReason::NoBuffer);
     }
-    let copy = Frame { index: BufferIndex(index[0]), offset_bytes, len_bytes: frame.len_bytes };
-    let (to, from) =
-        (state.position(copy.index, offset_bytes), source.state.position(frame.index, frame.offset_bytes));
+    let copy = Frame { index: BufferIndex(index[0]), offset_bytes, len_bytes };
+    let to = state.position(copy.index, offset_bytes);
     let header = judged.as_bytes();
-    let rest_bytes = usize::from(frame.len_bytes).saturating_sub(header.len());
-    state.region.copy_from(to + header.len(), source.state.region, from + header.len(), rest_bytes);
+    let rest_bytes = usize::from(len_bytes).saturating_sub(header.len());
+    state.region.copy_from(to + header.len(), source, from + header.len(), rest_bytes);
     state.region.copy_in(to, header);
     #[cfg(feature = "sabotage-crossing-reread")]
-    state.region.copy_from(to, source.state.region, from, header.len());
+    state.region.copy_from(to, source, from, header.len());
     #[cfg(feature = "sabotage-crossing-tail")]
-    state.region.copy_from(
-        to,
-        source.state.region,
-        from,
-        usize::from(state.limits.frame_bytes_max - offset_bytes),
-    );
+    state.region.copy_from(to, source, from, usize::from(state.limits.frame_bytes_max - offset_bytes));
     state.sampler.forget(copy.index.0);
     // It was taken a few lines above.
-    let is_entered = shard.received(copy.index, &arrival);
+    let is_entered = shard.received(copy.index, arrival);
     debug_assert!(is_entered);
     if is_entered { Ok(copy) } else { Err(DropReason::LedgerRefused) }
 }

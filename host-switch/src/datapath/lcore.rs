@@ -27,6 +27,7 @@ use super::ingress::Ingress;
 use super::limit::EntryLimits;
 use super::message::{Event, Message};
 use super::observe::Observed;
+use super::replicate::Replications;
 use super::route::EventSink;
 use super::shared_ports::SharedPorts;
 use super::throttle::Throttled;
@@ -60,6 +61,7 @@ pub(super) struct Lcore {
     pub viewers: Vec<EndpointId>,
     /// By edge.
     pub edges: Vec<EdgeLane>,
+    pub replications: Replications,
     pub forwarding: Arc<Forwarding>,
     /// What is remembered of flows, if anything is.
     pub flows: Option<Box<Flows>>,

@@ -58,6 +58,7 @@ mod nic;
 mod observe;
 mod port;
 mod references;
+mod replicate;
 mod returns;
 mod route;
 mod sample;

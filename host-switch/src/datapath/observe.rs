@@ -9,7 +9,7 @@
 use switch_core::drop_reason::DropReason;
 use switch_core::forwarding::Decision;
 use switch_core::header::HeaderCopy;
-use switch_core::ids::{DomainId, EndpointId, ObserversId};
+use switch_core::ids::{DomainId, EndpointId, ObserversId, ReplicationId};
 
 use shm_ring::desc::Kind;
 
@@ -18,25 +18,31 @@ use super::domain::Frame;
 use super::lcore::Lcore;
 use super::route::cut_off;
 
-/// A received frame that observers are shown before it goes on.
+/// A received frame that observers are shown, or that is copied, before it goes on.
 #[derive(Debug)]
 pub(super) struct Observed {
     pub frame: Frame,
     pub decision: Decision,
     pub observers: ObserversId,
+    /// Copies that are made of it besides.
+    pub replication: ReplicationId,
     /// The headers by which rules have chosen its way.
     pub header: Option<HeaderCopy>,
 }
 
 impl Lcore {
-    /// Shows the frames of a burst that observers wait for, and sends each on its way.
+    /// Shows the frames of a burst that observers wait for, copies those that rules replicate, and sends each on its
+    /// way.
     #[cold]
     #[inline(never)]
     pub(super) fn show_burst(&mut self, domain: DomainId) {
         let mut observed = std::mem::take(&mut self.observed);
-        for Observed { frame, decision, observers, header } in observed.drain(..) {
+        for Observed { frame, decision, observers, replication, header } in observed.drain(..) {
             let header = header.unwrap_or_else(|| self.header_of(domain, frame));
             self.show(domain, frame, decision, observers, &header);
+            if replication != ReplicationId::NONE {
+                self.replicate(domain, frame, decision.path, replication, &header);
+            }
             self.at(domain, |route| {
                 route.forward(frame, decision, None);
                 route.crossings.bind(frame, &header);

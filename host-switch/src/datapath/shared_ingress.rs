@@ -7,11 +7,13 @@ use dpdk::Mbuf;
 use switch_core::drop_reason::DropReason;
 use switch_core::forwarding::{Arrival as Entering, Decision, Step};
 use switch_core::header::HeaderCopy;
-use switch_core::ids::DomainId;
+use switch_core::ids::{DomainId, ReplicationId};
+use switch_core::rule::COPIES_MAX;
 use switch_core::shard::Ingress as Arrival;
 
 use super::domain::{DomainLane, Frame};
-use super::ingress::{RX_BURST, check, write};
+use super::egress::FLUSH_FRAMES;
+use super::ingress::{Ingress, RX_BURST, check, write};
 use super::lcore::Lcore;
 use super::turn::cycles;
 
@@ -45,19 +47,46 @@ impl Lcore {
             Err(reason) => return self.refuse_arrival(first, reason),
         };
         let header = HeaderCopy::of_frame(frame);
-        let Entering { decision, observers } = match &mut self.flows {
+        let entering = match &mut self.flows {
             Some(flows) if self.forwarding.judges_flows(port) => {
                 flows.arrival(&self.forwarding, port, &header, &self.live)
             }
             _ => self.forwarding.arrival(port, &header, &self.live),
         };
+        if entering.replication != ReplicationId::NONE {
+            self.sort_copies(position, entering, &header);
+        }
+        self.bring(position, &entering, &header)
+    }
+
+    /// Brings the copies that a rule makes of a frame into the domains that they belong to.
+    #[cold]
+    fn sort_copies(&mut self, position: usize, of: Entering, header: &HeaderCopy) {
+        for at in 0..COPIES_MAX {
+            let replica = self.forwarding.replica(of.replication, at, of.decision.path, &self.live);
+            let Some(replica) = replica else { return };
+            match self.replications.admit(of.replication, header.frame_bytes) {
+                Ok(()) => {
+                    let domain = self.bring(position, &replica, header);
+                    self.domains[domain.index()].state.counters.replicated += 1;
+                }
+                Err(reason) => _ = self.refuse_arrival(self.ingresses[position].domain, reason),
+            }
+            self.flush(FLUSH_FRAMES);
+        }
+    }
+
+    /// Brings the frame that was read last into the domain that its chain begins in.
+    fn bring(&mut self, position: usize, entering: &Entering, header: &HeaderCopy) -> DomainId {
+        let Ingress { port, domain: first, .. } = self.ingresses[position];
+        let Entering { decision, observers, .. } = *entering;
         let domain = self.forwarding.entry_domain(port, decision.step).unwrap_or(first);
         match decision.step {
             Step::Drop(reason) => self.refuse_arrival(domain, reason),
             _ => match self.enter(position, domain, decision) {
                 Ok(frame) => {
-                    self.show(domain, frame, decision, observers, &header);
-                    self.set_off(domain, frame, decision, &header)
+                    self.show(domain, frame, decision, observers, header);
+                    self.set_off(domain, frame, decision, header)
                 }
                 Err(reason) => self.refuse_arrival(domain, reason),
             },

@@ -25,6 +25,7 @@ use super::lcore::Lcore;
 use super::limit::{EntryLimits, Limit};
 use super::message::{Event, Message};
 use super::port::{Opening, give_nic};
+use super::replicate::Replications;
 use super::route::EventSink;
 use super::sample::Sampler;
 use super::shard_cell::{LedgerFreeList, ShardCell};
@@ -137,6 +138,7 @@ impl Parts {
             shared,
             shares,
             edges: EdgeLane::all(forwarding, lcores),
+            replications: Replications::all(forwarding, lcores),
             domains,
             limits,
             endpoints,

@@ -117,6 +117,7 @@ pub(super) fn criteria(flows: &Flows) -> Criteria {
     let prefix = |prefix: &config::Prefix| Prefix::new(prefix.address, prefix.length_bits);
     let ports = |range: &config::PortRange| range.first..=range.last;
     Criteria {
+        for_group: flows.group,
         vlan: flows.vlan,
         source_mac: flows.smac.map(|mac| MacAddress(mac.0)),
         destination_mac: flows.dmac.map(|mac| MacAddress(mac.0)),

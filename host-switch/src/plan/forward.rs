@@ -4,7 +4,7 @@ use security_domains as config;
 use security_domains::Config;
 use switch_core::forwarding::Forwarding;
 use switch_core::ids::{ChainId, DomainId, PortId, ServiceId};
-use switch_core::rule::{Rule, RuleAction};
+use switch_core::rule::{Replication, Rule, RuleAction};
 use switch_core::snapshot::{
     ChainSpec, EndpointSpec, ForwardingSpec, PortSpec, ServiceSpec, Target, WhenDead,
 };
@@ -76,5 +76,9 @@ fn rule(rule: &config::Rule) -> Rule {
             config::RuleAction::Drop => RuleAction::Drop,
         },
         observe: rule.observe.map(|service| ServiceId(service.0)),
+        replication: rule.replicate_limit_pps.map(|copies_per_s| Replication {
+            chains: rule.replicate.iter().map(|chain| ChainId(chain.0)).collect(),
+            copies_per_s: copies_per_s.into(),
+        }),
     }
 }

@@ -237,7 +237,7 @@ impl Map {
     }
 
     fn rule(&self, rule: &Rule) -> Rule {
-        let Rule { port, flows, action, observe } = rule;
+        let Rule { port, flows, action, observe, replicate, replicate_limit_pps } = rule;
         Rule {
             port: self.ports[port.index()],
             flows: *flows,
@@ -246,6 +246,8 @@ impl Map {
                 RuleAction::Drop => RuleAction::Drop,
             },
             observe: observe.map(|id| self.service(id)),
+            replicate: replicate.iter().map(|id| self.chains[id.index()]).collect(),
+            replicate_limit_pps: *replicate_limit_pps,
         }
     }
 

@@ -99,7 +99,7 @@ pub fn objects(config: &Config) -> Vec<Object> {
 }
 
 /// Keys whose values are numbers of things, and of what.
-const NUMBERS: [(&str, Kind); 9] = [
+const NUMBERS: [(&str, Kind); 10] = [
     ("domain", Kind::Domain),
     ("domains", Kind::Domain),
     ("from", Kind::Domain),
@@ -109,6 +109,7 @@ const NUMBERS: [(&str, Kind); 9] = [
     ("observers", Kind::Service),
     ("observe", Kind::Service),
     ("path", Kind::Service),
+    ("replicate", Kind::Chain),
 ];
 
 struct Names<'c> {

@@ -303,3 +303,15 @@ fn refuses_a_prefix_longer_than_its_address() {
     assert!(Prefix::new("::".parse().unwrap(), 128).is_some());
     assert!(Prefix::new("::".parse().unwrap(), 129).is_none());
 }
+
+#[test]
+fn criteria_for_groups_match_broadcast_and_multicast_and_no_single_station() {
+    let groups = Criteria { for_group: true, ..any() };
+    assert!(!groups.are_for_all());
+    for (first, matches) in [(0xff, Match::Yes), (0x01, Match::Yes), (0x33, Match::Yes), (0x02, Match::No)] {
+        let mut frame = v4(TCP);
+        frame[0] = first;
+        assert_eq!(evaluate(&groups, &frame), matches, "{first:#x}");
+    }
+    assert_eq!(evaluate(&groups, &[0xff; 13]), Match::CannotSay(DropReason::HeaderMalformed));
+}

@@ -8,7 +8,7 @@ use crate::forwarding::{Forwarding, Step};
 use crate::ids::{BufferIndex, EndpointId};
 use crate::ledger::PacketPath;
 use crate::liveness::Liveness;
-use crate::rule::Rule;
+use crate::rule::{Replication, Rule};
 use crate::shard::Returned;
 use crate::test_frames::tcp;
 use crate::test_switch::{BLUE, CLIENT, RED, SERVER, any_spec, edge, spec};
@@ -136,6 +136,33 @@ fn observers_are_where_the_packet_enters_or_behind_an_edge_from_there() {
     by_rule.rules = vec![Rule { observe: Some(ServiceId(3)), ..Rule::for_all_of(CLIENT, to_chain) }];
     let error = by_rule.build().map(|_| ()).unwrap_err().to_string();
     assert_eq!(error, "rule 0 of domain 0 leads to endpoint 4 of domain 1, and no edge is drawn");
+}
+
+#[test]
+fn copies_enter_chains_of_the_port_or_behind_an_edge_from_there() {
+    let mut copying = spec();
+    let way = ChainSpec { path: vec![ServiceId(3)], egress: CLIENT, observers: Vec::new() };
+    copying.chains.push(way);
+    let red = ChainId(u16::try_from(copying.chains.len() - 1).unwrap());
+    let replication = Some(Replication { chains: vec![red], copies_per_s: 1 });
+    let rule = Rule::for_all_of(CLIENT, RuleAction::Chain(ChainId(0)));
+    copying.edges = vec![edge(RED, BLUE)];
+    copying.rules = vec![Rule { replication, ..rule }];
+    let error = copying.build().map(|_| ()).unwrap_err().to_string();
+    assert_eq!(error, "rule 0 of domain 0 leads to endpoint 4 of domain 1, and no edge is drawn");
+    copying.edges.push(edge(BLUE, RED));
+    assert!(copying.build().is_ok());
+    for (chains, action) in [
+        (vec![], RuleAction::Chain(ChainId(0))),
+        (vec![red; 9], RuleAction::Chain(ChainId(0))),
+        (vec![red], RuleAction::Drop),
+    ] {
+        let copies = chains.len();
+        let replication = Some(Replication { chains, copies_per_s: 1 });
+        copying.rules = vec![Rule { replication, ..Rule::for_all_of(CLIENT, action) }];
+        let error = copying.build().map(|_| ()).unwrap_err();
+        assert_eq!(error, SnapshotError::Copies { rule: 0, copies });
+    }
 }
 
 /// Where packets lie and go, hop by hop along one chain, with some instances dead: each step from one domain
