@@ -59,7 +59,11 @@ pub struct Changes {
 impl Changes {
     /// A switch that has started with this config.
     #[must_use]
-    pub fn new(config: Config, text: String, plan: Arc<Plan>, adopters: Box<dyn Adopters>) -> Self {
+    pub fn new(mut config: Config, text: String, plan: Arc<Plan>, adopters: Box<dyn Adopters>) -> Self {
+        // Whoever reads it stands elsewhere.
+        if let Ok(file) = std::path::absolute(&config.file) {
+            config.file = file;
+        }
         let running = RwLock::new(Running { generation: 1, config, text, plan });
         Self { applying: Mutex::new(()), running, adopters }
     }

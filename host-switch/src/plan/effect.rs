@@ -61,13 +61,13 @@ impl Effect {
             (Kind::Switch, "flows" | "flow_idle_s" | "flow_unanswered_s") => {
                 restart("the memory of flows is laid out when the switch starts")
             }
-            (Kind::Switch, _) => restart("its runtime directory is claimed when the switch starts"),
+            (Kind::Switch, "name") => restart("its runtime directory is claimed when the switch starts"),
             (Kind::Domain, _) => restart("the region is laid out when the switch starts"),
             (Kind::Port, _) => restart("its device is opened with it when the switch starts"),
             (Kind::Vm | Kind::Process, _) => restart("its memory is laid out for it when the switch starts"),
             (Kind::Endpoint, _) => restart("its rings are laid out with it when the switch starts"),
             // A key that this version cannot have looked at.
-            (Kind::Service, _) => restart("nothing but the start of the switch reads it"),
+            (Kind::Switch | Kind::Service, _) => restart("nothing but the start of the switch reads it"),
         }
     }
 
