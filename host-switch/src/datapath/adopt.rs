@@ -28,7 +28,7 @@ impl Lcore {
 
     fn adopt(&mut self, message: Message) {
         match message {
-            Message::Attach { endpoint, pair, done } => _ = done.send(self.attach(endpoint, pair)),
+            Message::Attach { endpoint, pair, done } => _ = done.send(self.attach(endpoint, *pair)),
             Message::Feed { endpoint, feed, done } => {
                 let has_pair = self.endpoints.get(endpoint.index()).is_some_and(|lane| lane.pair.is_some());
                 self.live.set(endpoint, feed && has_pair);

@@ -24,7 +24,7 @@ pub(super) enum Way {
     /// By a transmit queue of this lcore.
     Queue(TxQueue),
     /// By the lcore that owns the port's only queue.
-    Owner(ToOwner),
+    Owner(Box<ToOwner>),
     /// In a line for each domain of the port; nothing waits in the batch.
     Shared(Box<SharedEgress>),
     /// Into the memory of an untrusted VM.

@@ -70,7 +70,7 @@ pub enum Event {
 #[derive(Debug)]
 pub(super) enum Message {
     /// Take up a queue pair and feed the endpoint. Refused (false) if it has one already.
-    Attach { endpoint: EndpointId, pair: QueuePairHandle, done: Sender<bool> },
+    Attach { endpoint: EndpointId, pair: Box<QueuePairHandle>, done: Sender<bool> },
     /// Give it packets, or no more; what it gives back is served either way.
     Feed { endpoint: EndpointId, feed: bool, done: Sender<()> },
     /// Take nothing from it for so long.

@@ -179,7 +179,7 @@ impl Datapath {
             let lcore = &self.lcores[lcore];
             let (done, answer) = channel();
             // A message that finds no thread is noticed when its answer does not come.
-            let _ = lcore.messages.send(Message::Attach { endpoint, pair, done });
+            let _ = lcore.messages.send(Message::Attach { endpoint, pair: Box::new(pair), done });
             asked.push((lcore, answer));
         }
         let mut refused = None;

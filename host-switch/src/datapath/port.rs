@@ -149,7 +149,7 @@ impl<'s> Opening<'s> {
                     let pool = parts.domains[domain.index()].pool.clone();
                     let (to_owner, from_lcore) = handoff::ring(self.spec.id, pool);
                     from_lcores.push(from_lcore);
-                    Way::Owner(to_owner)
+                    Way::Owner(Box::new(to_owner))
                 },
                 Way::Queue,
             );
