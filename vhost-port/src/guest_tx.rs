@@ -60,10 +60,10 @@ impl GuestTx {
         let mut outcome = chains.take(count, ring, &mut lookup);
         // What the loop works with is private and copied, so that it can stay in registers.
         let (header_bytes, entries) = (self.header_bytes, ring.used_entries());
-        let Burst { mut frames, mut bytes, .. } = **burst;
+        let Burst { mut frames, mut bytes, mut refused_bytes, .. } = **burst;
         let mut used = 0;
         for chain in chains.all() {
-            if bytes >= BURST_BYTES && !cfg!(feature = "sabotage-byte-budget") {
+            if bytes + refused_bytes >= BURST_BYTES && !cfg!(feature = "sabotage-byte-budget") {
                 // What comes behind is looked at again next time, with what may be wrong about it.
                 outcome = Ok(());
                 break;
@@ -74,12 +74,18 @@ impl GuestTx {
                     frames += 1;
                     bytes += u64::from(to.len_bytes);
                 }
-                Err(reason) => counters.count_drops(reason, 1),
+                Err(reason) => {
+                    // A copy in vain takes as long as any other.
+                    if reason == PortDrop::HeaderRefused {
+                        refused_bytes += u64::from(chain.len_bytes);
+                    }
+                    counters.count_drops(reason, 1);
+                }
             }
             entries.put(used, chain.head, 0);
             used += 1;
         }
-        (burst.frames, burst.bytes) = (frames, bytes);
+        (burst.frames, burst.bytes, burst.refused_bytes) = (frames, bytes, refused_bytes);
         if used > 0 {
             burst.notify |= ring.publish(used);
         }

@@ -30,6 +30,8 @@ pub(crate) struct Work<'w> {
 pub(crate) struct Burst {
     pub frames: usize,
     pub bytes: u64,
+    /// Of frames that were copied and refused then.
+    pub refused_bytes: u64,
     /// Whether the guest wants to be notified of the queue worked on last.
     pub notify: bool,
     /// Whether a queue broke that takes frames to the guest.

@@ -163,6 +163,16 @@ fn a_burst_ends_when_its_bytes_are_spent() {
 }
 
 #[test]
+fn frames_that_are_copied_and_refused_spend_the_bytes_of_a_burst_as_well() {
+    let mut guest = TestGuest::new(TestGuestShape { size: 64, ..TestGuestShape::default() });
+    for _ in 0..32 {
+        send_with_header(&mut guest, CHECKSUM_AT_40, &frame(5, 9000));
+    }
+    assert!(take_into(&mut guest, 9000).is_empty());
+    assert_eq!((drops(&guest, PortDrop::HeaderRefused), guest.used_count(TX)), (15, 15));
+}
+
+#[test]
 fn what_came_before_a_broken_chain_is_received() {
     let mut guest = TestGuest::new(TestGuestShape::default());
     guest.send(TX, 0, &frame(1, 60));
