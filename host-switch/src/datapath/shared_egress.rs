@@ -245,13 +245,14 @@ impl SharedEgress {
         self.send_ready(domains, counters)
     }
 
-    /// Sends line by line in shares.
+    /// Sends line by line in shares, at most as much as the lines hold: other lcores hand on more meanwhile.
     fn send_ready(&mut self, domains: &mut [DomainLane], counters: &mut PortCounters) -> usize {
+        let frames_max = self.lines.len() * LINE_FRAMES;
         let mut sent = 0;
         loop {
             let lines = &self.lines;
             let has_work = |at: DomainId| lines.get(at.index()).is_some_and(|line| !line.ready.is_empty());
-            if lines.iter().all(|line| line.ready.is_empty()) {
+            if sent >= frames_max || lines.iter().all(|line| line.ready.is_empty()) {
                 return sent;
             }
             self.shares.start_turn(has_work);
