@@ -297,7 +297,12 @@ fn refuse_change(error: &ChangeError) -> Response {
 
 /// One object of the config, by its name or place.
 async fn show(State(answers): State<Shared>, kind: &'static str, name: String) -> Response {
-    let objects = security_domains::tables(&answers.text().text, kind);
+    // A change that is under way is waited for.
+    let tables = move || security_domains::tables(&answers.text().text, kind);
+    let objects = match tokio::task::spawn_blocking(tables).await {
+        Ok(objects) => objects,
+        Err(error) => return refuse(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
+    };
     let found = if security_domains::has_names(kind) {
         objects.iter().find(|object| object["name"] == name.as_str())
     } else {

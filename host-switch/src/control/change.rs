@@ -87,7 +87,7 @@ impl Changes {
     /// Changes what runs.
     ///
     /// # Errors
-    /// Why not; nothing has changed then.
+    /// Why not. Nothing has changed then, unless somebody does not answer: [`ChangeError::NoAnswer`].
     pub fn apply(&self, wish: &Wish, options: Options) -> Result<Applied, ChangeError> {
         let _one_at_a_time = self.applying.lock().unwrap_or_else(PoisonError::into_inner);
         let Prepared { text, config, difference, plan, change, generation } = self.prepare(wish, options)?;
@@ -102,8 +102,8 @@ impl Changes {
             *running = Running { generation, config, text, plan: Arc::new(plan) };
             (changed, policies)
         };
-        self.adopters.judge_by(&policies).map_err(ChangeError::NoAnswer)?;
         log::info!("the config has changed, and is of generation {} now", generation + 1);
+        self.adopters.judge_by(&policies).map_err(ChangeError::NoAnswer)?;
         for line in &difference.lines {
             log::info!("{line}");
         }

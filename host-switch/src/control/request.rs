@@ -121,7 +121,7 @@ pub struct RunningConfig {
     pub text: String,
 }
 
-/// Why a config is not changed. Nothing has changed then.
+/// Why a config is not changed. Nothing has changed then, but for [`ChangeError::NoAnswer`].
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum ChangeError {
     /// It is no legal config, with all findings.
@@ -147,7 +147,8 @@ pub enum ChangeError {
     /// The request is none.
     #[error("{0}; nothing was changed")]
     Request(String),
-    /// An lcore does not answer.
+    /// An lcore or the keeper does not answer. Others may have taken the change up; `netvm config` says which config
+    /// runs.
     #[error("{0}")]
     NoAnswer(String),
 }
