@@ -259,6 +259,8 @@ impl<'area> Producer<'area> {
             let row = self.stage.row(at, staged.wrapping_sub(at));
             let (slots, from_the_start) = self.ring.slots_from(at, row.len());
             let (row, rest) = row.split_at(slots.len().min(row.len()));
+            // A peer that claims what was never shown to it gets more into a small ring than fits.
+            let rest = &rest[..from_the_start.len().min(rest.len())];
             self.ring.copier.put(row, slots);
             self.ring.copier.put(rest, from_the_start);
             #[allow(clippy::cast_possible_truncation, reason = "at most the slots of the stage")]
