@@ -64,6 +64,12 @@ impl<'area> RingMemory<'area> {
         self.consumed
     }
 
+    /// The slots, by position: for who plays a peer that keeps to no order.
+    #[must_use]
+    pub fn slots(&self) -> &'area [Slot] {
+        self.slots
+    }
+
     /// How many slots there are.
     #[must_use]
     #[allow(clippy::cast_possible_truncation, reason = "`new` bounds the length by RING_SLOTS_MAX")]
